@@ -1,0 +1,260 @@
+"""The command line. It prints; everything it does is a library call.
+
+A UserError becomes two lines, what happened and what to do, and exit status 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from camelid import methods
+from camelid.errors import UserError
+
+app = typer.Typer(
+    help="Adapt a LLaMA-family model with published methods, and see on held-out data what it did.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+screen = Console()
+errors = Console(stderr=True)
+
+ALIASES = {"data": "data.train", "model": "model.base", "seed": "plan.seed"}
+ALIASES |= {name: f"data.{name}" for name in ("dev", "test", "text", "label", "tokens", "tags")}
+
+Method = Annotated[str, typer.Argument(help="name of a method (camelid list), or a .py file of your own")]
+Folder = Annotated[Path, typer.Argument(help="run folder")]
+OptionalText = str | None
+EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
+SET = "NAME=VALUE, any field of the recipe; may be repeated"
+
+
+def told(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Print a UserError as sentences and end with status 2; an interrupt ends with 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except UserError as error:
+            for problem in error.all():
+                errors.print(f"[bold red]error:[/] {escape(problem.what)}", highlight=False, soft_wrap=True)
+                if problem.fix:
+                    errors.print(f"  [green]fix:[/] {escape(problem.fix)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            errors.print("stopped; camelid resume continues a run from its last checkpoint", highlight=False)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+@app.command("list")
+@told
+def list_methods() -> None:
+    """The methods, by shelf."""
+    from camelid.methods import files, summary
+
+    shelf = ""
+    for name, path in files().items():
+        if path.parent.name != shelf:
+            shelf = path.parent.name
+            screen.print(f"\n[bold]{shelf}[/]")
+        screen.print(f"  [cyan]{name:28}[/] {escape(summary(path))}", highlight=False)
+    screen.print("\ncamelid show <method> explains one; camelid run <method> runs it.", highlight=False)
+
+
+@app.command()
+@told
+def show(method: Method) -> None:
+    """What a method does, and every field of its recipe with its value and help."""
+    module = methods.load(method)
+    recipe = methods.resolve(method)
+    screen.print(escape((module.__doc__ or "").strip()), highlight=False)
+    screen.print("\n[bold]Recipe[/] (set any with --set NAME=VALUE)\n")
+    for name, value, text in _fields(recipe):
+        screen.print(f"  [cyan]{name}[/] = {escape(repr(value))}\n      {escape(text)}", highlight=False, soft_wrap=True)
+
+
+@app.command("run", context_settings=EXTRA)
+@told
+def run_command(
+    context: typer.Context,
+    method: Method,
+    data: Annotated[OptionalText, typer.Option(help="rows to learn from: file, named set, or hub:<id>")] = None,
+    text: Annotated[OptionalText, typer.Option(help="column that holds the text")] = None,
+    label: Annotated[OptionalText, typer.Option(help="column that holds the label")] = None,
+    tokens: Annotated[OptionalText, typer.Option(help="column that holds a sentence's words")] = None,
+    tags: Annotated[OptionalText, typer.Option(help="column that holds one tag a word")] = None,
+    dev: Annotated[OptionalText, typer.Option(help="rows for the learning curve")] = None,
+    test: Annotated[OptionalText, typer.Option(help="rows for the final scores")] = None,
+    model: Annotated[OptionalText, typer.Option(help="hub id, folder, .gguf file or smollm2-135m")] = None,
+    seed: Annotated[OptionalText, typer.Option(help="seed of everything random")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="also score what one would try first")] = False,
+    recipe: Annotated[Path | None, typer.Option(help="a recipe file of your own")] = None,
+    scale: Annotated[OptionalText, typer.Option(help="a [scale.<name>] table of the recipe")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help=SET)] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the run; runs/<method>-<n> if absent")] = None,
+) -> None:
+    """Check, train, compare, report. Any other --field VALUE is a field of the recipe."""
+    overrides = _overrides(context, locals())
+    module = methods.load(method)
+    values = methods.resolve(method, overrides, path=recipe, scale=scale)
+    _print_lines(module.check(values))
+    from camelid import runs
+
+    folder = out or runs.next_folder(method)
+    _quiet()
+    with runs.open_run(folder, recipe=values, method=method, command=["camelid", *sys.argv[1:]]) as run:
+        module.run(values, run)
+        run.finish()
+    _conclude(folder)
+
+
+@app.command("check", context_settings=EXTRA)
+@told
+def check_command(
+    context: typer.Context,
+    method: Method,
+    data: Annotated[OptionalText, typer.Option(help="rows to learn from: file, named set, or hub:<id>")] = None,
+    text: Annotated[OptionalText, typer.Option(help="column that holds the text")] = None,
+    label: Annotated[OptionalText, typer.Option(help="column that holds the label")] = None,
+    tokens: Annotated[OptionalText, typer.Option(help="column that holds a sentence's words")] = None,
+    tags: Annotated[OptionalText, typer.Option(help="column that holds one tag a word")] = None,
+    dev: Annotated[OptionalText, typer.Option(help="rows for the learning curve")] = None,
+    test: Annotated[OptionalText, typer.Option(help="rows for the final scores")] = None,
+    model: Annotated[OptionalText, typer.Option(help="hub id, folder, .gguf file or smollm2-135m")] = None,
+    seed: Annotated[OptionalText, typer.Option(help="seed of everything random")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="also score what one would try first")] = False,
+    recipe: Annotated[Path | None, typer.Option(help="a recipe file of your own")] = None,
+    scale: Annotated[OptionalText, typer.Option(help="a [scale.<name>] table of the recipe")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help=SET)] = None,
+) -> None:
+    """What run would do: rows, classes, tokens, steps, memory, time; and every problem at once."""
+    overrides = _overrides(context, locals())
+    values = methods.resolve(method, overrides, path=recipe, scale=scale)
+    _print_lines(methods.load(method).check(values))
+
+
+@app.command()
+@told
+def resume(folder: Folder) -> None:
+    """Continue a run that was stopped or killed; the result is bit for bit that of an uninterrupted one."""
+    _quiet()
+    methods.resume_method(folder)
+    _conclude(folder)
+
+
+@app.command()
+@told
+def predict(
+    folder: Folder,
+    rows: Annotated[Path, typer.Argument(help="file with the rows to label (.csv .tsv .jsonl .parquet)")],
+    out: Annotated[Path, typer.Option(help="file to write (.csv .tsv .jsonl)")],
+    text: Annotated[OptionalText, typer.Option(help="column with the text; the run's own if absent")] = None,
+    tokens: Annotated[OptionalText, typer.Option(help="column with the words of a tagged sentence")] = None,
+    base: Annotated[OptionalText, typer.Option(help="where the base model is now, if it was moved")] = None,
+) -> None:
+    """Label rows with a trained model: the input's columns, plus predicted and probability_<class>."""
+    from camelid import labelling, runs
+
+    runs.read_manifest(folder)
+    _quiet()
+    count = labelling.predict_file(folder, rows, out, text=text, tokens=tokens, base=base)
+    screen.print(f"{count} rows written to {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@told
+def report(folder: Folder) -> None:
+    """Write report.html of a run again, from its files."""
+    from camelid.report import write_report
+
+    screen.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the `camelid` command."""
+    app()
+
+
+def _overrides(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Dotted recipe fields from the aliases, --compare, --set and unknown --field options of a command."""
+    from camelid.recipe import field_names, parse_override, parse_value
+
+    values = {dotted: options[name] for name, dotted in ALIASES.items() if options[name] is not None}
+    if "plan.seed" in values:
+        values["plan.seed"] = parse_value(values["plan.seed"])
+    if options["compare"]:
+        values["compare"] = True
+    fields = field_names(methods.load(options["method"]).Recipe)
+    extra = list(context.args)
+    while extra:
+        name, equals, value = extra.pop(0).partition("=")
+        if not name.startswith("--"):
+            raise UserError(f"unexpected argument {name!r}", "Options start with --; quote values with spaces.")
+        if not equals:
+            value = extra.pop(0) if extra and not extra[0].startswith("--") else "true"
+        values[_field(name.removeprefix("--").replace("-", "_"), fields)] = parse_value(value)
+    return values | dict(map(parse_override, options["set_"] or []))
+
+
+def _field(name: str, fields: list[str]) -> str:
+    """The dotted field an option names: itself, or the one field that ends in it (--epochs is plan.epochs)."""
+    ends = [field for field in fields if field == name or field.endswith(f".{name}")]
+    return ends[0] if len(ends) == 1 else name
+
+
+def _fields(recipe: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted name, value, help) of every field."""
+    found = []
+    for name, field in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if hasattr(type(value), "model_fields"):
+            found += _fields(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value, field.description or ""))
+    return found
+
+
+def _print_lines(lines: list[tuple[str, str]]) -> None:
+    for name, text in lines:
+        style = "yellow" if name == "warning" else "cyan"
+        screen.print(f"[{style}]{name:>20}[/]  {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _quiet() -> None:
+    """Our progress on, that of the libraries off."""
+    import transformers
+
+    from camelid.progress import show_on
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    show_on(screen)
+
+
+def _conclude(folder: Path) -> None:
+    """The verdict, a line a system, and where the report is."""
+    import json
+
+    from camelid.report import write_report
+
+    for scores in json.loads((folder / "scores.json").read_text(encoding="utf-8")).values():
+        screen.print(f"\n[bold]{escape(scores['verdict'])}[/]", highlight=False)
+        for name, system in scores["systems"].items():
+            value = system[scores["metric"]]
+            span = f"{value['value']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]"
+            screen.print(f"  {escape(name):38} {scores['metric']} {escape(span)}", highlight=False)
+    screen.print(f"\nreport:  {write_report(folder)}", highlight=False, soft_wrap=True)
+    screen.print(f"label rows with it:  camelid predict {shlex.quote(str(folder))} rows.csv --out labels.csv",
+                 highlight=False, soft_wrap=True)

@@ -1,0 +1,30 @@
+"""What a user did that camelid cannot work with, said so that they can mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """A mistake in the user's input: `what` happened and where, and the `fix`.
+
+    `also` holds further problems found in the same look, so that one run of `camelid check` names them all.
+    cli.py prints each as two lines and exits with status 2; library callers catch it like any exception.
+    """
+
+    def __init__(self, what: str, fix: str = "", also: Sequence[UserError] = ()) -> None:
+        super().__init__(f"{what}\n{fix}" if fix else what)
+        self.what = what
+        self.fix = fix
+        self.also = tuple(also)
+
+    def all(self) -> list[UserError]:
+        """This problem and every other one found with it."""
+        return [self, *(problem for other in self.also for problem in other.all())]
+
+
+def raise_all(problems: Sequence[UserError]) -> None:
+    """Raise one UserError that carries all `problems`; return quietly when there are none."""
+    flat = [single for problem in problems for single in problem.all()]
+    if flat:
+        raise UserError(flat[0].what, flat[0].fix, flat[1:])

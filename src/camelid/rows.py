@@ -1,0 +1,82 @@
+"""Row types, and how they are written to and read from JSON lines.
+
+Every row has an `id`, unique within its split, and an `origin`: where it was read, in words a user can follow
+("tweets.csv line 17"). A row type appears here when the first method needs it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text and the one label people gave it."""
+
+    id: str
+    origin: str
+    text: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """Words of a sentence and one tag for each, BIO-style for entities ("B-person", "I-person", "O")."""
+
+    id: str
+    origin: str
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a system says of a row: `gold` is None where nobody knows; probabilities are by class and sum to 1.
+
+    For tagged rows `gold` and `predicted` are one tag a word and `probabilities` is empty.
+    """
+
+    id: str
+    gold: str | tuple[str, ...] | None
+    predicted: str | tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+Row = Labelled | Tagged | Predicted
+_TYPES = {kind.__name__: kind for kind in (Labelled, Tagged, Predicted)}
+
+
+def to_json(row: Row) -> str:
+    """One line of JSON, with the row's type under "row"."""
+    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+    return json.dumps({"row": type(row).__name__, **values}, ensure_ascii=False)
+
+
+def from_json(line: str) -> Row:
+    """The row that `to_json` wrote; equal to it in every field."""
+    values: dict[str, Any] = json.loads(line)
+    kind = _TYPES[values.pop("row")]
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows as JSON lines; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(to_json(row) + "\n")
+            count += 1
+    return count
+
+
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """Rows of a JSON-lines file written by `write_rows`, one at a time."""
+    # newline="\n": splitlines() would also break at U+0085 and U+2028, which tweets are full of
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            yield from_json(line)

@@ -1,0 +1,309 @@
+"""The run folder: what a run made, stage by stage, so that a killed run goes on where it stopped.
+
+A stage is a name and a callable that makes its artifact. It is finished when manifest.json lists the artifact's sha256;
+that is written last (artifact to `.part`, fsync, rename, then the manifest, likewise). A finished stage is read back and
+its callable is never called, so a resumed run loads no data and no model it does not need.
+
+    recipe.toml      the resolved recipe; resume uses it and refuses an edited one
+    manifest.json    method, command, versions, machine, notes, finished stages with their sha256
+    <name>.jsonl     rows          <name>/   a trained model or other files          scores.json
+    timings.jsonl    seconds and peak memory of each stage: everything that does not repeat bit for bit
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from camelid.errors import UserError
+from camelid.recipe import write_recipe
+from camelid.rows import Row, iterate_rows, write_rows
+
+VERSIONED = ("camelid", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy", "tokenizers")
+
+T = TypeVar("T")
+
+
+class Run:
+    """A run folder. `open_run` makes or reopens one; methods call its stages."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    def rows(self, name: str, make: Callable[[], Iterable[Row]]) -> list[Any]:
+        """The rows of `<name>.jsonl`, made on the first call."""
+        path = self.folder / f"{name}.jsonl"
+        if not self._finished(name, path):
+            with self._stage(name):
+                part = _part(path)
+                count = write_rows(part, make())
+                _publish(part, path)
+            self._finish(name, path, rows=count)
+        return list(iterate_rows(path))
+
+    def model(self, name: str, build: Callable[[], T], fit: Callable[[T, Path], None]) -> Path:
+        """The folder of a trained model: `build()` makes the module, `fit(module, folder)` trains it there.
+
+        `models.save` then writes what `models.load_handle(folder)` needs to rebuild it. A checkpoint in the
+        folder makes `fit` go on from there; checkpoints are deleted once the stage is finished.
+        """
+        from camelid import models
+
+        folder = self.folder / name
+        if not self._finished(name, folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._stage(name):
+                module: Any = build()
+                fit(module, folder)
+                models.save(module, folder)
+            self._finish(name, folder)
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        return folder
+
+    def scores(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The entry `name` of scores.json: reproducible values only, no times."""
+        path = self.folder / "scores.json"
+        scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        stage = f"scores.{name}"
+        if stage not in self.manifest["stages"] or name not in scores:
+            with self._stage(stage):
+                scores[name] = make()
+            write_json(path, scores)
+            self.manifest["stages"][stage] = {"path": path.name, "sha256": _sha256_text(json.dumps(scores[name]))}
+            self._write_manifest()
+        return scores[name]
+
+    def note(self, name: str, make: Callable[[], Any]) -> None:
+        """Keep a fact for the report under `name` in the manifest (counts of dropped rows, warnings), once."""
+        if name not in self.manifest["notes"]:
+            self.manifest["notes"][name] = make()
+            self._write_manifest()
+
+    def finish(self) -> None:
+        """Mark the whole run as finished."""
+        self.manifest["finished"] = True
+        self._write_manifest()
+
+    def _finished(self, name: str, path: Path) -> bool:
+        stage = self.manifest["stages"].get(name)
+        if stage is None:
+            return False
+        if not path.exists() or stage["sha256"] != sha256(path):
+            raise UserError(
+                f"{path} is not what the run wrote: it is missing or was edited",
+                "Restore the file, or start a new run with another --out.",
+            )
+        return True
+
+    def _finish(self, name: str, path: Path, **facts: Any) -> None:
+        self.manifest["stages"][name] = {"path": str(path.relative_to(self.folder)), "sha256": sha256(path), **facts}
+        self._write_manifest()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        with measure() as cost:
+            yield
+        with (self.folder / "timings.jsonl").open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"stage": name, **cost.as_dict()}) + "\n")
+
+    def _write_manifest(self) -> None:
+        write_json(self.folder / "manifest.json", self.manifest)
+
+
+@contextmanager
+def open_run(folder: Path, *, recipe: Any, method: str, command: Sequence[str]) -> Iterator[Run]:
+    """A new run in `folder`. Raises UserError when the folder already holds something or cannot be written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        is_run = (folder / "manifest.json").exists()
+        fix = f"camelid resume {folder} continues it; another --out starts anew." if is_run else "Choose another --out."
+        raise UserError(f"{folder} already holds {'a run' if is_run else 'other files'}", fix)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_recipe(folder / "recipe.toml", recipe)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}", "Choose another --out.") from error
+    manifest = {
+        "method": method,
+        "command": list(command),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "finished": False,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "machine": _machine(),
+        "recipe_sha256": sha256(folder / "recipe.toml"),
+        "notes": {},
+        "stages": {},
+    }
+    write_json(folder / "manifest.json", manifest)
+    with _locked(folder):
+        yield Run(folder, manifest)
+
+
+@contextmanager
+def reopen_run(folder: Path) -> Iterator[Run]:
+    """An existing run, to be continued. Raises UserError when it is none, is in use, or its recipe was edited."""
+    manifest = read_manifest(folder)
+    if manifest["recipe_sha256"] != sha256(folder / "recipe.toml"):
+        raise UserError(
+            f"{folder / 'recipe.toml'} was edited after the run started",
+            "Undo the edit to resume, or start a new run from it: camelid run <method> --recipe recipe.toml --out ...",
+        )
+    with _locked(folder):
+        yield Run(folder, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """manifest.json of a run folder; UserError when `folder` is none."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        what = f"{folder} is no run folder (it has no manifest.json)" if folder.exists() else f"there is no {folder}"
+        raise UserError(what, "Give the folder that camelid run wrote with --out.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def next_folder(method: str, root: Path = Path("runs")) -> Path:
+    """runs/<method>-<n> with the first free n."""
+    number = 1
+    while (root / f"{method}-{number}").exists():
+        number += 1
+    return root / f"{method}-{number}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader, or a kill, sees the old file or the new one and nothing between."""
+    part = _part(path)
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _publish(part, path)
+
+
+def publish_folder(part: Path, folder: Path) -> None:
+    """Rename a complete `.part` folder into place after its files have reached the disk."""
+    for file in part.rglob("*"):
+        if file.is_file():
+            _fsync(file)
+    _publish(part, folder)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, or of a folder's files with their names; checkpoints and times are left out."""
+    digest = hashlib.sha256()
+    if path.is_file():
+        return _hash_file(path, digest)
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.is_file() and inside.parts[0] != "checkpoints" and inside.name != "timings.jsonl":
+            digest.update(str(inside).encode())
+            _hash_file(file, digest)
+    return digest.hexdigest()
+
+
+@dataclass
+class Cost:
+    """Wall and processor seconds, and the peak resident memory of the process in MB, over a `measure()` block."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return {name: round(value, 2) for name, value in vars(self).items()}
+
+
+@contextmanager
+def measure() -> Iterator[Cost]:
+    """Measure the block. Memory is sampled every 20 ms: getrusage only knows the peak since the process began."""
+    import psutil
+
+    process, cost, stop = psutil.Process(), Cost(), threading.Event()
+
+    def sample() -> None:
+        while True:
+            cost.peak_memory_mb = max(cost.peak_memory_mb, process.memory_info().rss / 2**20)
+            if stop.wait(0.02):
+                return
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    wall, cpu = time.perf_counter(), time.process_time()
+    sampler.start()
+    try:
+        yield cost
+    finally:
+        cost.seconds, cost.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+        stop.set()
+        sampler.join()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time per run folder; the lock goes with the process, however it ends."""
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another process is working in {folder}", "Wait for it, or stop it first.") from error
+        yield
+
+
+def sha256_of(files: Sequence[Path]) -> str:
+    """One hash over the bytes of several files, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        _hash_file(file, digest)
+    return digest.hexdigest()
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+    import torch
+
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": sys.version.split()[0],
+        "threads": torch.get_num_threads(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def _part(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(path.name + ".part")
+
+
+def _publish(part: Path, path: Path) -> None:
+    if part.is_file():
+        _fsync(part)
+    os.replace(part, path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _hash_file(path: Path, digest: Any) -> str:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sha256_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

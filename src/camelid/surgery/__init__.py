@@ -1,0 +1,1 @@
+"""Model to model: replaced masks, layers, positions and vocabularies."""
