@@ -27,7 +27,7 @@ _HOMES = {
     "load_handle": "camelid.models",
     "predict": "camelid.labelling",
     "predict_with": "camelid.labelling",
-    "run_method": "camelid.methods",
+    "run": "camelid.methods",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

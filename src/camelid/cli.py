@@ -29,13 +29,14 @@ screen = Console()
 errors = Console(stderr=True)
 
 ALIASES = {"data": "data.train", "model": "model.base", "seed": "plan.seed"}
-ALIASES |= {name: f"data.{name}" for name in ("dev", "test", "text", "label", "tokens", "tags")}
 
 Method = Annotated[str, typer.Argument(help="name of a method (camelid list), or a .py file of your own")]
 Folder = Annotated[Path, typer.Argument(help="run folder")]
 OptionalText = str | None
+RecipeFile = Annotated[Path | None, typer.Option(help="a recipe file of your own")]
+Scale = Annotated[OptionalText, typer.Option(help="a [scale.<name>] table of the recipe")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, any field of the recipe; repeatable")]
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
-SET = "NAME=VALUE, any field of the recipe; may be repeated"
 
 
 def told(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,58 +91,38 @@ def show(method: Method) -> None:
 def run_command(
     context: typer.Context,
     method: Method,
-    data: Annotated[OptionalText, typer.Option(help="rows to learn from: file, named set, or hub:<id>")] = None,
-    text: Annotated[OptionalText, typer.Option(help="column that holds the text")] = None,
-    label: Annotated[OptionalText, typer.Option(help="column that holds the label")] = None,
-    tokens: Annotated[OptionalText, typer.Option(help="column that holds a sentence's words")] = None,
-    tags: Annotated[OptionalText, typer.Option(help="column that holds one tag a word")] = None,
-    dev: Annotated[OptionalText, typer.Option(help="rows for the learning curve")] = None,
-    test: Annotated[OptionalText, typer.Option(help="rows for the final scores")] = None,
-    model: Annotated[OptionalText, typer.Option(help="hub id, folder, .gguf file or smollm2-135m")] = None,
-    seed: Annotated[OptionalText, typer.Option(help="seed of everything random")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="also score what one would try first")] = False,
-    recipe: Annotated[Path | None, typer.Option(help="a recipe file of your own")] = None,
-    scale: Annotated[OptionalText, typer.Option(help="a [scale.<name>] table of the recipe")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help=SET)] = None,
+    recipe: RecipeFile = None,
+    scale: Scale = None,
+    set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run; runs/<method>-<n> if absent")] = None,
 ) -> None:
-    """Check, train, compare, report. Any other --field VALUE is a field of the recipe."""
-    overrides = _overrides(context, locals())
-    module = methods.load(method)
-    values = methods.resolve(method, overrides, path=recipe, scale=scale)
-    _print_lines(module.check(values))
+    """Check, train, compare with what one would try first, and report.
+
+    Any field of the recipe is an option too, after the name of the method:
+
+    --data FILE --text COLUMN --label COLUMN, --tokens COLUMN --tags COLUMN, --dev FILE --test FILE,
+    --model ID --seed N --compare, --epochs 3, --pooling mean, ... (camelid show METHOD lists them all)
+    """
     from camelid import runs
 
-    folder = out or runs.next_folder(method)
+    values = methods.resolve(method, _overrides(context, method, set_), path=recipe, scale=scale)
     _quiet()
-    with runs.open_run(folder, recipe=values, method=method, command=["camelid", *sys.argv[1:]]) as run:
-        module.run(values, run)
-        run.finish()
+    _print_lines(methods.load(method).check(values))
+    folder = methods.start(method, values, out or runs.next_folder(method), ["camelid", *sys.argv[1:]])
     _conclude(folder)
 
 
 @app.command("check", context_settings=EXTRA)
 @told
 def check_command(
-    context: typer.Context,
-    method: Method,
-    data: Annotated[OptionalText, typer.Option(help="rows to learn from: file, named set, or hub:<id>")] = None,
-    text: Annotated[OptionalText, typer.Option(help="column that holds the text")] = None,
-    label: Annotated[OptionalText, typer.Option(help="column that holds the label")] = None,
-    tokens: Annotated[OptionalText, typer.Option(help="column that holds a sentence's words")] = None,
-    tags: Annotated[OptionalText, typer.Option(help="column that holds one tag a word")] = None,
-    dev: Annotated[OptionalText, typer.Option(help="rows for the learning curve")] = None,
-    test: Annotated[OptionalText, typer.Option(help="rows for the final scores")] = None,
-    model: Annotated[OptionalText, typer.Option(help="hub id, folder, .gguf file or smollm2-135m")] = None,
-    seed: Annotated[OptionalText, typer.Option(help="seed of everything random")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="also score what one would try first")] = False,
-    recipe: Annotated[Path | None, typer.Option(help="a recipe file of your own")] = None,
-    scale: Annotated[OptionalText, typer.Option(help="a [scale.<name>] table of the recipe")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help=SET)] = None,
+    context: typer.Context, method: Method, recipe: RecipeFile = None, scale: Scale = None, set_: Set = None
 ) -> None:
-    """What run would do: rows, classes, tokens, steps, memory, time; and every problem at once."""
-    overrides = _overrides(context, locals())
-    values = methods.resolve(method, overrides, path=recipe, scale=scale)
+    """What run would do, before any model loads: rows, classes, tokens, steps, memory, time; or every problem at once.
+
+    Takes the options of run.
+    """
+    values = methods.resolve(method, _overrides(context, method, set_), path=recipe, scale=scale)
+    _quiet()
     _print_lines(methods.load(method).check(values))
 
 
@@ -150,7 +131,7 @@ def check_command(
 def resume(folder: Folder) -> None:
     """Continue a run that was stopped or killed; the result is bit for bit that of an uninterrupted one."""
     _quiet()
-    methods.resume_method(folder)
+    methods.resume(folder)
     _conclude(folder)
 
 
@@ -187,16 +168,14 @@ def main() -> None:
     app()
 
 
-def _overrides(context: typer.Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Dotted recipe fields from the aliases, --compare, --set and unknown --field options of a command."""
+def _overrides(context: typer.Context, method: str, settings: list[str] | None) -> dict[str, Any]:
+    """Dotted recipe fields from the command's further options and its --set."""
     from camelid.recipe import field_names, parse_override, parse_value
 
-    values = {dotted: options[name] for name, dotted in ALIASES.items() if options[name] is not None}
-    if "plan.seed" in values:
-        values["plan.seed"] = parse_value(values["plan.seed"])
-    if options["compare"]:
-        values["compare"] = True
-    fields = field_names(methods.load(options["method"]).Recipe)
+    if method.startswith("-"):
+        raise UserError("the name of the method is missing", "It comes first: camelid run ls-llama --data FILE ...")
+    fields = field_names(methods.load(method).Recipe)
+    values = {}
     extra = list(context.args)
     while extra:
         name, equals, value = extra.pop(0).partition("=")
@@ -205,11 +184,13 @@ def _overrides(context: typer.Context, options: dict[str, Any]) -> dict[str, Any
         if not equals:
             value = extra.pop(0) if extra and not extra[0].startswith("--") else "true"
         values[_field(name.removeprefix("--").replace("-", "_"), fields)] = parse_value(value)
-    return values | dict(map(parse_override, options["set_"] or []))
+    return values | dict(map(parse_override, settings or []))
 
 
 def _field(name: str, fields: list[str]) -> str:
-    """The dotted field an option names: itself, or the one field that ends in it (--epochs is plan.epochs)."""
+    """The dotted field an option names: an alias, itself, or the one field that ends in it (--epochs)."""
+    if name in ALIASES:
+        return ALIASES[name]
     ends = [field for field in fields if field == name or field.endswith(f".{name}")]
     return ends[0] if len(ends) == 1 else name
 

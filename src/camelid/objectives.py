@@ -9,11 +9,11 @@ from camelid.batches import Batch
 
 
 def cross_entropy(model: object, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """({"loss": summed cross-entropy}, {"correct": rows whose largest logit is the label}).
+    """({"loss": summed cross-entropy}, {"accuracy": rows whose largest logit is the label}).
 
     `model(batch)` gives logits (N, C), `batch.labels_N` the classes; N counts rows, or words of tagged sentences.
     """
     logits_NC: Tensor = model(batch)  # type: ignore[operator]
     total = functional.cross_entropy(logits_NC.float(), batch.labels_N, reduction="sum")
     correct = (logits_NC.detach().argmax(dim=-1) == batch.labels_N).sum().item()
-    return {"loss": total}, {"correct": float(correct)}
+    return {"loss": total}, {"accuracy": float(correct)}

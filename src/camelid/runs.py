@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import threading
@@ -172,6 +173,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         what = f"{folder} is no run folder (it has no manifest.json)" if folder.exists() else f"there is no {folder}"
         raise UserError(what, "Give the folder that camelid run wrote with --out.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def slug(name: str) -> str:
+    """A file name for a system's or stage's name: "TF-IDF + logistic regression" -> "tf-idf-logistic-regression"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def next_folder(method: str, root: Path = Path("runs")) -> Path:

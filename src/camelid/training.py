@@ -133,7 +133,7 @@ def _step(
             loss = sum(terms[term] / totals[term] for term in terms) * accelerator.num_processes
             accelerator.backward(loss)
         for name, value in {**terms, **metrics}.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+            sums[name] = sums.get(name, 0.0) + (value.item() if isinstance(value, Tensor) else value)
     values = _over_processes(accelerator, sums)
     result = {name: value / totals.get(name, totals[first]) for name, value in values.items()}
     norm = float(accelerator.clip_grad_norm_(module.parameters(), clip))

@@ -9,11 +9,13 @@ import ast
 import difflib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from camelid.errors import UserError
+from camelid.recipe import read_recipe
 
 ROOT = Path(__file__).parent
 
@@ -54,27 +56,25 @@ def summary(path: Path) -> str:
     return doc.partition("\n")[0]
 
 
-def run_method(name: str, folder: Path, overrides: dict[str, Any] | None = None, **options: Any) -> Path:
-    """Run a method into `folder` as `camelid run` does: check, run, scores; returns the folder.
+def resolve(
+    name: str, overrides: dict[str, Any] | None = None, *, path: Path | None = None, scale: str | None = None
+) -> Any:
+    """The recipe of a method: its own TOML file (or `path`), the `scale` table, and dotted overrides."""
+    return read_recipe(load(name).Recipe, path or find(name).with_suffix(".toml"), scale=scale, overrides=overrides)
 
-    `overrides` are dotted recipe fields ({"data.train": "tweets.csv", "plan.epochs": 2}); options are `path` (a recipe
-    file of your own) and `scale`. Raises UserError with every problem before a model is loaded.
-    """
+
+def start(name: str, recipe: Any, folder: Path, command: Sequence[str]) -> Path:
+    """Run a resolved recipe into a new `folder`; returns the folder. `command` repeats the run, for the report."""
     from camelid.runs import open_run
 
-    module = load(name)
-    recipe = resolve(name, overrides, **options)
-    module.check(recipe)
-    command = options.get("command") or ["camelid", "run", name, "--out", str(folder)]
     with open_run(folder, recipe=recipe, method=name, command=command) as run:
-        module.run(recipe, run)
+        load(name).run(recipe, run)
         run.finish()
     return folder
 
 
-def resume_method(folder: Path) -> Path:
+def resume(folder: Path) -> Path:
     """Continue the run in `folder` with its saved recipe; finished stages are read back, not made again."""
-    from camelid.recipe import read_recipe
     from camelid.runs import reopen_run
 
     with reopen_run(folder) as run:
@@ -84,10 +84,12 @@ def resume_method(folder: Path) -> Path:
     return folder
 
 
-def resolve(name: str, overrides: dict[str, Any] | None = None, *, path: Path | None = None, scale: str | None = None,
-            command: Any = None) -> Any:
-    """The recipe of a method: its own TOML file (or `path`), the `scale` table and the overrides."""
-    from camelid.recipe import read_recipe
+def run(name: str, overrides: dict[str, Any] | None = None, *, out: Path | str) -> Path:
+    """What `camelid run` does, as a call: `run("ls-llama", {"data.train": "tweets.csv"}, out="tweets-run")`.
 
-    module = load(name)
-    return read_recipe(module.Recipe, path or find(name).with_suffix(".toml"), scale=scale, overrides=overrides)
+    Raises UserError with every problem before a model is loaded. Returns the run folder.
+    """
+    recipe = resolve(name, overrides)
+    load(name).check(recipe)
+    settings = [part for key, value in (overrides or {}).items() for part in ("--set", f"{key}={value}")]
+    return start(name, recipe, Path(out), ["camelid", "run", name, *settings, "--out", str(out)])

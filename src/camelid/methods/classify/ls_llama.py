@@ -38,7 +38,7 @@ from camelid import baselines, data, forecast, labelling, models, recipe
 from camelid.evaluation import curve_scores, evaluate
 from camelid.objectives import cross_entropy
 from camelid.rows import Labelled, Predicted
-from camelid.runs import Run
+from camelid.runs import Run, slug
 from camelid.scoring import choice_logprobs
 from camelid.training import train
 
@@ -77,7 +77,7 @@ def run(recipe: Recipe, run: Run) -> None:
     held_out = test_rows or dev_rows
 
     systems = {
-        name: run.rows(f"predictions/{name}", lambda predict=predict: predict(train_rows, held_out))
+        name: run.rows(f"predictions/{slug(name)}", lambda predict=predict: predict(train_rows, held_out))
         for name, predict in (_baselines(recipe, classes) if recipe.compare else {}).items()
     }
     model = run.model(
@@ -85,7 +85,7 @@ def run(recipe: Recipe, run: Run) -> None:
         build=lambda: build(recipe, classes),
         fit=lambda model, folder: fit(recipe, model, folder, train_rows, dev_rows),
     )
-    systems[OURS] = run.rows(f"predictions/{OURS}", lambda: labelling.predict_with(model, held_out))
+    systems[OURS] = run.rows(f"predictions/{slug(OURS)}", lambda: labelling.predict_with(model, held_out))
     run.scores("held_out", lambda: {"split": "test" if test_rows else "dev", **evaluate(systems, classes, OURS)})
 
 
