@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -37,6 +37,7 @@ class Batch:
     """Right-padded rows on their way through a model.
 
     `counts` holds, per loss term, what its sum is divided by, known before the forward; `tokens` counts text tokens.
+    `states_BTD` are the states that enter layer `first_layer`, where the layers below were computed once for all.
     """
 
     ids_BT: Tensor
@@ -46,19 +47,22 @@ class Batch:
     word_token_N: Tensor | None = None
     counts: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
+    states_BTD: Tensor | None = None
+    first_layer: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: v.to(device) if isinstance(v, Tensor) else v for name, v in values.items()})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 class StepBatches(Protocol):
     """What `train` takes: `steps` in all, `steps_per_epoch`, and the micro-batches of step n for all ranks."""
 
-    steps: int
-    steps_per_epoch: int
-
+    @property
+    def steps(self) -> int: ...
+    @property
+    def steps_per_epoch(self) -> int: ...
     def __call__(self, step: int) -> Sequence[Any]: ...
 
 

@@ -25,8 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-screen = Console()
-errors = Console(stderr=True)
+screen = Console(emoji=False)  # a column may be called :warning:
+errors = Console(stderr=True, emoji=False)
 
 ALIASES = {"data": "data.train", "model": "model.base", "seed": "plan.seed"}
 
@@ -34,7 +34,7 @@ Method = Annotated[str, typer.Argument(help="name of a method (camelid list), or
 Folder = Annotated[Path, typer.Argument(help="run folder")]
 OptionalText = str | None
 RecipeFile = Annotated[Path | None, typer.Option(help="a recipe file of your own")]
-Scale = Annotated[OptionalText, typer.Option(help="a [scale.<name>] table of the recipe")]
+Scale = Annotated[OptionalText, typer.Option(help="name of a scale table of the recipe (paper, 8b, ...)")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, any field of the recipe; repeatable")]
 EXTRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -63,10 +63,10 @@ def told(command: Callable[..., Any]) -> Callable[..., Any]:
 @told
 def list_methods() -> None:
     """The methods, by shelf."""
-    from camelid.methods import files, summary
+    from camelid.methods import method_files, summary
 
     shelf = ""
-    for name, path in files().items():
+    for name, path in method_files().items():
         if path.parent.name != shelf:
             shelf = path.parent.name
             screen.print(f"\n[bold]{shelf}[/]")
@@ -83,7 +83,9 @@ def show(method: Method) -> None:
     screen.print(escape((module.__doc__ or "").strip()), highlight=False)
     screen.print("\n[bold]Recipe[/] (set any with --set NAME=VALUE)\n")
     for name, value, text in _fields(recipe):
-        screen.print(f"  [cyan]{name}[/] = {escape(repr(value))}\n      {escape(text)}", highlight=False, soft_wrap=True)
+        screen.print(
+            f"  [cyan]{name}[/] = {escape(repr(value))}\n      {escape(text)}", highlight=False, soft_wrap=True
+        )
 
 
 @app.command("run", context_settings=EXTRA)
@@ -100,8 +102,8 @@ def run_command(
 
     Any field of the recipe is an option too, after the name of the method:
 
-    --data FILE --text COLUMN --label COLUMN, --tokens COLUMN --tags COLUMN, --dev FILE --test FILE,
-    --model ID --seed N --compare, --epochs 3, --pooling mean, ... (camelid show METHOD lists them all)
+    --data FILE --text COLUMN --label COLUMN --tokens COLUMN --tags COLUMN --dev FILE --test FILE --model ID --seed N
+    --compare --epochs 3 --pooling mean and so on; camelid show METHOD lists them all.
     """
     from camelid import runs
 
@@ -154,12 +156,14 @@ def predict(
     screen.print(f"{count} rows written to {out}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command("report")
 @told
-def report(folder: Folder) -> None:
+def report_command(folder: Folder) -> None:
     """Write report.html of a run again, from its files."""
     from camelid.report import write_report
+    from camelid.runs import read_manifest
 
+    read_manifest(folder)
     screen.print(f"report: {write_report(folder)}", highlight=False, soft_wrap=True)
 
 
@@ -170,21 +174,27 @@ def main() -> None:
 
 def _overrides(context: typer.Context, method: str, settings: list[str] | None) -> dict[str, Any]:
     """Dotted recipe fields from the command's further options and its --set."""
-    from camelid.recipe import field_names, parse_override, parse_value
+    from camelid.recipe import field_types, parse_override, parse_value
 
     if method.startswith("-"):
         raise UserError("the name of the method is missing", "It comes first: camelid run ls-llama --data FILE ...")
-    fields = field_names(methods.load(method).Recipe)
+    types = field_types(methods.load(method).Recipe)
     values = {}
     extra = list(context.args)
     while extra:
-        name, equals, value = extra.pop(0).partition("=")
-        if not name.startswith("--"):
-            raise UserError(f"unexpected argument {name!r}", "Options start with --; quote values with spaces.")
+        option, equals, value = extra.pop(0).partition("=")
+        if not option.startswith("--"):
+            raise UserError(f"unexpected argument {option!r}", "Options start with --; quote values with spaces.")
+        name = _field(option.removeprefix("--").replace("-", "_"), list(types))
         if not equals:
-            value = extra.pop(0) if extra and not extra[0].startswith("--") else "true"
-        values[_field(name.removeprefix("--").replace("-", "_"), fields)] = parse_value(value)
-    return values | dict(map(parse_override, settings or []))
+            has_value = bool(extra) and not extra[0].startswith("--")
+            if not has_value and types.get(name, bool) is not bool:
+                raise UserError(
+                    f"{option} has no value", f"Write {option} VALUE; camelid show {method} explains {name}."
+                )
+            value = extra.pop(0) if has_value else "true"
+        values[name] = parse_value(value, types.get(name))
+    return values | dict(parse_override(setting, types) for setting in settings or [])
 
 
 def _field(name: str, fields: list[str]) -> str:
@@ -237,5 +247,8 @@ def _conclude(folder: Path) -> None:
             span = f"{value['value']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]"
             screen.print(f"  {escape(name):38} {scores['metric']} {escape(span)}", highlight=False)
     screen.print(f"\nreport:  {write_report(folder)}", highlight=False, soft_wrap=True)
-    screen.print(f"label rows with it:  camelid predict {shlex.quote(str(folder))} rows.csv --out labels.csv",
-                 highlight=False, soft_wrap=True)
+    screen.print(
+        f"label rows with it:  camelid predict {shlex.quote(str(folder))} rows.csv --out labels.csv",
+        highlight=False,
+        soft_wrap=True,
+    )

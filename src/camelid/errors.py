@@ -25,6 +25,6 @@ class UserError(Exception):
 
 def raise_all(problems: Sequence[UserError]) -> None:
     """Raise one UserError that carries all `problems`; return quietly when there are none."""
-    flat = [single for problem in problems for single in problem.all()]
+    flat = [UserError(single.what, single.fix) for problem in problems for single in problem.all()]
     if flat:
         raise UserError(flat[0].what, flat[0].fix, flat[1:])

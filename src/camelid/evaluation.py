@@ -32,8 +32,7 @@ def evaluate(systems: Mapping[str, Sequence[Predicted]], classes: Sequence[str],
     for name, predictions in systems.items():
         scored[name], samples[name] = score(predictions, classes, draws)
     against = {
-        name: _compare(scored, samples, ours, name, main)
-        | _mcnemar(right(systems[ours]), right(systems[name]))
+        name: _compare(scored, samples, ours, name, main) | _mcnemar(right(systems[ours]), right(systems[name]))
         for name in systems
         if name != ours
     }
@@ -52,9 +51,7 @@ def evaluate(systems: Mapping[str, Sequence[Predicted]], classes: Sequence[str],
     }
 
 
-def verdict(
-    ours: str, score: dict[str, float], best: str | None, other: Any, against: Any, metric: str
-) -> str:
+def verdict(ours: str, score: dict[str, float], best: str | None, other: Any, against: Any, metric: str) -> str:
     """The one sentence a reader should take away. It says so when the cheap baseline is as good."""
     name = metric.replace("_", " ").replace("f1", "F1")
     mine = f"{score['value']:.3f}"
@@ -90,9 +87,7 @@ def _label_scores(predictions: Sequence[Predicted], classes: Sequence[str], draw
     return {
         "accuracy": _json(interval(metrics.accuracy(gold, found), accuracies)),
         "macro_f1": _json(interval(metrics.macro_f1(gold, found, count), metrics.macro_of(sampled))),
-        "f1_by_class": {
-            name: _json(interval(by_class[k], by_class_sampled[:, k])) for k, name in enumerate(classes)
-        },
+        "f1_by_class": {name: _json(interval(by_class[k], by_class_sampled[:, k])) for k, name in enumerate(classes)},
         "confusion": metrics.confusion(gold, found, count).tolist(),
     }, accuracies
 
@@ -149,9 +144,11 @@ def _kinds(classes: Sequence[str]) -> list[str]:
 
 
 def _support(predictions: Sequence[Predicted], tagged: bool) -> dict[str, int]:
-    names = [kind for row in predictions for kind, *_ in metrics.entities(row.gold or ())] if tagged else [
-        str(row.gold) for row in predictions
-    ]
+    names = (
+        [kind for row in predictions for kind, *_ in metrics.entities(row.gold or ())]
+        if tagged
+        else [str(row.gold) for row in predictions]
+    )
     return {name: names.count(name) for name in sorted(set(names))}
 
 

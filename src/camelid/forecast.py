@@ -7,8 +7,10 @@ from collections import Counter
 from typing import Any
 
 import torch
+import transformers
 
-from camelid import data, labelling as label_rows, models
+from camelid import data, hub, models
+from camelid import labelling
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data, Model, Plan
 
@@ -18,7 +20,7 @@ LIBRARIES_MB = 650  # resident memory of torch and transformers before a model i
 OVERHEAD = 1.5
 
 
-def labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) -> Lines:
+def forecast_labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) -> Lines:
     """Lines about a run that trains a label model. Raises UserError with the problems of data and model together."""
     problems: list[UserError] = []
     splits: Any = None
@@ -28,13 +30,16 @@ def labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) -> Lines:
     except UserError as error:
         problems.append(error)
     try:
-        base = models.open_base(model.base, model.revision)
+        with hub.reached():
+            base = models.open_base(model.base, model.revision)
+        if plan.tuning == "lora":
+            models._lora_config(plan, _empty_trunk(base.config), base.spec)
     except UserError as error:
         problems.append(error)
     raise_all(problems)
     classes = data.labels_of(splits.train)
     tokens = {
-        role: label_rows.tokenise(base.tokenizer, getattr(splits, role), classes, max_tokens)
+        role: labelling.tokenise(base.tokenizer, getattr(splits, role), classes, max_tokens)
         for role in ("train", "dev", "test")
         if getattr(splits, role)
     }
@@ -68,7 +73,7 @@ def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]]) -> Lines:
     embedding = base.config.vocab_size * base.config.hidden_size
     precision = models.resolve_precision(plan.precision)
     layers = base.config.num_hidden_layers
-    adapted = 1.0 if plan.tuning == "full" else 1 - plan.adapt_from_layer / layers
+    adapted = 1 - models.first_adapted_layer(plan, base.config) / layers
     # products: forward 2 per weight and token, backward to activations 2 more above the lowest trained layer, and for
     # full training 2 more for the weights themselves
     per_token = weights * (2 + 2 * adapted + (2 if plan.tuning == "full" else 0))
@@ -112,6 +117,12 @@ def _check_tokens(tokens: dict[str, list[Any]], splits: Any) -> None:
                 )
             )
     raise_all(problems)
+
+
+def _empty_trunk(config: Any) -> Any:
+    """The decoder's layers without their weights."""
+    with torch.device("meta"):
+        return transformers.AutoModel.from_config(config)
 
 
 def _width(config: Any) -> int:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from camelid.batches import Batch
-from camelid.surgery.attention_mask import Attention, attention_mask
+from camelid.surgery.attention_mask import Attention, build_mask
+from camelid.surgery.depth import upper_states
 
 Pooling = Literal["last", "mean", "max"]
 
@@ -25,6 +26,8 @@ class LabelModel(nn.Module):
     The head has no bias and is initialised N(0, 0.02). Pooling is on the logits; for `last` and `mean` that equals
     pooling the hidden states, because the head is linear, and costs less.
     """
+
+    origin: dict[str, Any]  # set by models: base, its hash, precision, limits; what handle.json holds
 
     def __init__(self, trunk: nn.Module, classes: list[str], pooling: Pooling, attention: Attention) -> None:
         super().__init__()
@@ -37,9 +40,10 @@ class LabelModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """logits_BC in float32."""
         hidden_BTD = run_trunk(self.trunk, batch, self.attention)
-        if self.pooling == "max":
-            return pool(self.head(hidden_BTD.float()), batch.mask_BT, "max")
-        return self.head(pool(hidden_BTD.float(), batch.mask_BT, self.pooling))
+        with in_float32(hidden_BTD):
+            if self.pooling == "max":
+                return pool(self.head(hidden_BTD.float()), batch.mask_BT, "max")
+            return self.head(pool(hidden_BTD.float(), batch.mask_BT, self.pooling))
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
@@ -53,6 +57,8 @@ class TokenModel(nn.Module):
     positions only, so other sub-tokens and padding never meet the loss.
     """
 
+    origin: dict[str, Any]
+
     def __init__(self, trunk: nn.Module, classes: list[str], attention: Attention) -> None:
         super().__init__()
         self.trunk = trunk
@@ -64,9 +70,10 @@ class TokenModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """logits_NC in float32."""
         hidden_BTD = run_trunk(self.trunk, batch, self.attention)
-        assert batch.word_row_N is not None and batch.word_token_N is not None, "a token model needs tagged batches"
-        hidden_ND = hidden_BTD[batch.word_row_N, batch.word_token_N].float()
-        return self.head(self.dropout(hidden_ND))
+        assert batch.word_row_N is not None, "a token model needs tagged batches"
+        with in_float32(hidden_BTD):
+            hidden_ND = hidden_BTD[batch.word_row_N, batch.word_token_N].float()
+            return self.head(self.dropout(hidden_ND))
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
@@ -74,8 +81,13 @@ class TokenModel(nn.Module):
 
 
 def run_trunk(trunk: nn.Module, batch: Batch, attention: Attention) -> Tensor:
-    """hidden_BTD after the final norm. No cache: it would hold every layer's keys for nothing."""
-    mask = attention_mask(batch.mask_BT, attention)
+    """hidden_BTD after the final norm. No cache: it would hold every layer's keys for nothing.
+
+    A batch that brings the states entering layer `first_layer` is run from there.
+    """
+    mask = build_mask(batch.mask_BT, attention)
+    if batch.states_BTD is not None:
+        return upper_states(trunk, batch.first_layer, batch.states_BTD, mask)
     return trunk(input_ids=batch.ids_BT, attention_mask=mask, use_cache=False).last_hidden_state
 
 
@@ -90,6 +102,11 @@ def pool(values_BTX: Tensor, mask_BT: Tensor, pooling: Pooling) -> Tensor:
         weights_BT1 = is_text[..., None].to(values_BTX.dtype)
         return (values_BTX * weights_BT1).sum(dim=1) / weights_BT1.sum(dim=1)
     return values_BTX.masked_fill(~is_text[..., None], -torch.inf).amax(dim=1)
+
+
+def in_float32(values: Tensor) -> torch.autocast:
+    """A block in which autocast does not turn the head's products into bfloat16."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def save_head(model: nn.Module, folder: Path) -> None:

@@ -93,7 +93,7 @@ def label_model(base: Base, settings: dict[str, Any], plan: Plan, max_tokens: in
         _add_adapter(model, _lora_config(plan, trunk, base.spec))
     else:
         trunk.requires_grad_(True)
-    model.origin = {  # type: ignore[assignment]
+    model.origin = {
         "base": base.spec,
         "revision": base.revision,
         "base_sha256": fingerprint(base),
@@ -137,7 +137,7 @@ def load_handle(folder: Path, base: str | None = None) -> tuple[LabelModel | Tok
     if origin["tuning"] == "lora":
         _load_adapter(model, folder)
     load_head(model, folder)
-    model.origin = origin  # type: ignore[assignment]
+    model.origin = origin
     return model.eval(), opened
 
 
@@ -156,8 +156,7 @@ def merge(model: Any) -> Any:
 def fingerprint(base: Base) -> str:
     """sha256 over the weights of the base (names and bytes of its .safetensors files)."""
     folder = _weights_folder(base)
-    digest = runs.sha256_of(sorted(folder.glob("*.safetensors")))
-    return digest
+    return runs.sha256_of(sorted(folder.glob("*.safetensors")))
 
 
 def parameter_count(config: Any) -> int:
@@ -165,6 +164,13 @@ def parameter_count(config: Any) -> int:
     with torch.device("meta"):
         trunk = transformers.AutoModel.from_config(config)
     return sum(p.numel() for p in trunk.parameters()) - trunk.get_input_embeddings().weight.numel()
+
+
+def first_adapted_layer(plan: Plan, config: Any) -> int:
+    """The lowest decoder layer that is trained; every layer below stays as it is."""
+    if plan.tuning == "full":
+        return 0
+    return config.num_hidden_layers // 2 if plan.adapt_from_layer == "half" else plan.adapt_from_layer
 
 
 def device() -> torch.device:
@@ -220,7 +226,9 @@ def _from_gguf(path: Path) -> Path:
     if folder.is_dir():
         return folder
     tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
     # transformers refuses to save a model it believes quantised, though the weights are plain float32 by now
     model.hf_quantizer = None
     del model.config.quantization_config, model.is_quantized, model.quantization_method
@@ -287,12 +295,12 @@ def _lora_config(plan: Plan, trunk: Any, spec: str) -> LoraConfig:
             f"Choose among them with --set 'plan.lora_targets={json.dumps(leaves)}'",
         )
     targets = list(plan.lora_targets)
-    if plan.adapt_from_layer:
+    if first := first_adapted_layer(plan, trunk.config):
         chosen = [name for name in linear if name.rpartition(".")[2] in plan.lora_targets]
-        targets = [name for name in chosen if _layer_of(name) >= plan.adapt_from_layer]
+        targets = [name for name in chosen if _layer_of(name) >= first]
         if not targets:
             raise UserError(
-                f"plan.adapt_from_layer = {plan.adapt_from_layer} leaves no layer to adapt; {spec} has "
+                f"plan.adapt_from_layer = {first} leaves no layer to adapt; {spec} has "
                 f"{trunk.config.num_hidden_layers} layers",
                 "Choose a smaller number.",
             )

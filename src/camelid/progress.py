@@ -31,7 +31,7 @@ def show_on(console: Console | None) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0) -> Iterator[Advance]:
+def track(what: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Count `total` units of `what`, of which `done` were finished before (a resumed run)."""
     if _console is None:
         yield lambda units=1, note="": None

@@ -60,7 +60,7 @@ def to_json(row: Row) -> str:
 def from_json(line: str) -> Row:
     """The row that `to_json` wrote; equal to it in every field."""
     values: dict[str, Any] = json.loads(line)
-    kind = _TYPES[values.pop("row")]
+    kind: Any = _TYPES[values.pop("row")]
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

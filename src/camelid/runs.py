@@ -1,8 +1,8 @@
 """The run folder: what a run made, stage by stage, so that a killed run goes on where it stopped.
 
-A stage is a name and a callable that makes its artifact. It is finished when manifest.json lists the artifact's sha256;
-that is written last (artifact to `.part`, fsync, rename, then the manifest, likewise). A finished stage is read back and
-its callable is never called, so a resumed run loads no data and no model it does not need.
+A stage is a name and a callable that makes its artifact. It is finished when manifest.json lists the artifact's sha256,
+which is written last (artifact to `.part`, fsync, rename, then the manifest, likewise). A finished stage is read back
+and its callable is never called, so a resumed run loads no data and no model it does not need.
 
     recipe.toml      the resolved recipe; resume uses it and refuses an edited one
     manifest.json    method, command, versions, machine, notes, finished stages with their sha256
@@ -72,7 +72,7 @@ class Run:
                 fit(module, folder)
                 models.save(module, folder)
             self._finish(name, folder)
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return folder
 
     def scores(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -80,12 +80,15 @@ class Run:
         path = self.folder / "scores.json"
         scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         stage = f"scores.{name}"
-        if stage not in self.manifest["stages"] or name not in scores:
+        finished = self.manifest["stages"].get(stage)
+        if finished is None:
             with self._stage(stage):
-                scores[name] = make()
+                scores[name] = json.loads(json.dumps(make()))
             write_json(path, scores)
             self.manifest["stages"][stage] = {"path": path.name, "sha256": _sha256_text(json.dumps(scores[name]))}
             self._write_manifest()
+        elif name not in scores or finished["sha256"] != _sha256_text(json.dumps(scores[name])):
+            raise _edited(path)
         return scores[name]
 
     def note(self, name: str, make: Callable[[], Any]) -> None:
@@ -104,10 +107,7 @@ class Run:
         if stage is None:
             return False
         if not path.exists() or stage["sha256"] != sha256(path):
-            raise UserError(
-                f"{path} is not what the run wrote: it is missing or was edited",
-                "Restore the file, or start a new run with another --out.",
-            )
+            raise _edited(path)
         return True
 
     def _finish(self, name: str, path: Path, **facts: Any) -> None:
@@ -128,7 +128,9 @@ class Run:
 @contextmanager
 def open_run(folder: Path, *, recipe: Any, method: str, command: Sequence[str]) -> Iterator[Run]:
     """A new run in `folder`. Raises UserError when the folder already holds something or cannot be written."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a run needs a folder", "Choose another --out.")
+    if folder.exists() and any(folder.iterdir()):
         is_run = (folder / "manifest.json").exists()
         fix = f"camelid resume {folder} continues it; another --out starts anew." if is_run else "Choose another --out."
         raise UserError(f"{folder} already holds {'a run' if is_run else 'other files'}", fix)
@@ -156,13 +158,14 @@ def open_run(folder: Path, *, recipe: Any, method: str, command: Sequence[str]) 
 @contextmanager
 def reopen_run(folder: Path) -> Iterator[Run]:
     """An existing run, to be continued. Raises UserError when it is none, is in use, or its recipe was edited."""
-    manifest = read_manifest(folder)
-    if manifest["recipe_sha256"] != sha256(folder / "recipe.toml"):
-        raise UserError(
-            f"{folder / 'recipe.toml'} was edited after the run started",
-            "Undo the edit to resume, or start a new run from it: camelid run <method> --recipe recipe.toml --out ...",
-        )
+    read_manifest(folder)
     with _locked(folder):
+        manifest = read_manifest(folder)  # again: another process may have finished a stage before it let go
+        if manifest["recipe_sha256"] != sha256(folder / "recipe.toml"):
+            raise UserError(
+                f"{folder / 'recipe.toml'} was edited after the run started, or is missing",
+                "Undo the edit to resume, or start anew from it: camelid run <method> --recipe recipe.toml --out ...",
+            )
         yield Run(folder, manifest)
 
 
@@ -172,7 +175,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         what = f"{folder} is no run folder (it has no manifest.json)" if folder.exists() else f"there is no {folder}"
         raise UserError(what, "Give the folder that camelid run wrote with --out.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not {"method", "recipe_sha256", "stages"} <= set(manifest):
+        raise UserError(f"{path} was not written by camelid", "Give the folder that camelid run wrote.")
+    return manifest
 
 
 def slug(name: str) -> str:
@@ -255,7 +264,13 @@ def measure() -> Iterator[Cost]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process at a time per run folder; the lock goes with the process, however it ends."""
-    with (folder / ".lock").open("w") as handle:
+    try:
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}", "Copy the run to a place of your own."
+        ) from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -282,6 +297,13 @@ def _machine() -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
     }
+
+
+def _edited(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not what the run wrote: it is missing or was edited",
+        "Restore the file, or start a new run with another --out.",
+    )
 
 
 def _part(path: Path) -> Path:

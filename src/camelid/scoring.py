@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from camelid.batches import sorted_batches
-from camelid.progress import progress
+from camelid.progress import track
 from camelid.surgery.attention_mask import choices_mask
 
 BATCH_TOKENS = 2048
@@ -33,7 +33,7 @@ def choice_logprobs(
     tail = sum(len(ending) - 1 for ending in endings)
     past = _run_prefix(model, prefix_ids)
     result = torch.empty(len(prompts), len(choices))
-    with torch.inference_mode(), progress(what, len(prompts)) as advance:
+    with torch.inference_mode(), track(what, len(prompts)) as advance:
         for indices in sorted_batches([len(body) + tail for body in bodies], BATCH_TOKENS):
             rows = [bodies[index] for index in indices]
             result[indices] = _score_batch(model, past, len(prefix_ids), rows, endings)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from camelid import models, runs
 from camelid.batches import StepBatches
 from camelid.errors import UserError
-from camelid.progress import progress
+from camelid.progress import track
 from camelid.recipe import Plan
 
 Objective = Callable[[Any, Any], tuple[dict[str, Tensor], dict[str, float]]]
@@ -56,6 +56,7 @@ def train(
     Writes metrics.jsonl (reproducible), timings.jsonl (not) and checkpoints/ into `folder`.
     Raises UserError when the loss is no longer finite.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator()
     step_module = _Objective(model, objective, models.resolve_precision(plan.precision))
     optimizer = torch.optim.AdamW(_groups(model, plan), lr=plan.learning_rate)
@@ -63,7 +64,7 @@ def train(
     checkpoints = _Checkpoints(folder, model, optimizer, state, plan.checkpoint_seconds)
     step = checkpoints.restore()
     model.train()
-    with progress("training", batches.steps, step) as advance, _Log(folder, accelerator.is_main_process) as log:
+    with track("training", batches.steps, step) as advance, _Log(folder, accelerator.is_main_process) as log:
         while step < batches.steps:
             started = time.perf_counter()
             # a pure function of (seed, step), so that dropout after a resume is what it would have been
@@ -80,7 +81,7 @@ def train(
             if evaluate is not None and step % batches.steps_per_epoch == 0:
                 record["dev"] = evaluate(model)
             log.write(record, {"step": step, "seconds": round(seconds, 4), "tokens": tokens})
-            advance(1, f"loss {metrics['loss']:.3f}  {tokens / seconds:.0f} tokens/s")
+            advance(1, f"loss {next(iter(metrics.values())):.3f}  {tokens / seconds:.0f} tokens/s")
             if accelerator.is_main_process:
                 checkpoints.save_if_due(step, log)
             accelerator.wait_for_everyone()
@@ -136,7 +137,7 @@ def _step(
             sums[name] = sums.get(name, 0.0) + (value.item() if isinstance(value, Tensor) else value)
     values = _over_processes(accelerator, sums)
     result = {name: value / totals.get(name, totals[first]) for name, value in values.items()}
-    norm = float(accelerator.clip_grad_norm_(module.parameters(), clip))
+    norm = torch.as_tensor(accelerator.clip_grad_norm_(module.parameters(), clip)).item()
     if not math.isfinite(norm) or not all(map(math.isfinite, result.values())):
         raise UserError(
             f"the loss is no longer finite at step {step + 1} (loss {result[first]}, gradient norm {norm})",

@@ -17,15 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from camelid.data.columns import Problem, Problems, labelled, missing_columns, tagged, text_in, words_in
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
 from camelid.rows import Labelled, Tagged
 
-LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
-EXAMPLES = 3  # places named per problem
-
 LabelRow = Labelled | Tagged
+CORRECT = "Fill them in, or remove these rows."
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,13 @@ def read_splits(data: Data, seed: int) -> Splits:
             rows[role] = read_rows(source, data, dropped=dropped[role])
         except UserError as error:
             problems.append(error)
+            if "from the hub" in error.what:
+                break  # the other splits would wait for the same time-out and say the same
     raise_all(problems)
+    _check_classes(rows["train"], data)
     if not rows["dev"]:
         rows["train"], rows["dev"] = draw_dev(rows["train"], data.dev_share, seed)
+        _check_drawn(rows, data)
     warnings = _overlaps(rows)
     for role, limit in (("train", data.train_rows), ("dev", data.dev_rows), ("test", data.test_rows)):
         rows[role] = _draw(rows[role], limit, seed)
@@ -104,42 +107,55 @@ def read_splits(data: Data, seed: int) -> Splits:
 def read_inputs(path: Path, column: str, tagging: bool) -> tuple[list[dict[str, Any]], list[Any]]:
     """Rows to be labelled: their columns as they are, and row objects without a label, from one file.
 
-    Raises UserError for a missing column, rows without text, and columns that prediction would overwrite.
+    Raises UserError for a missing column, rows without text, no rows, and columns that prediction would overwrite.
     """
     inputs: list[dict[str, Any]] = []
     rows: list[Any] = []
-    missing: list[str] = []
+    columns: dict[str, None] = {}
+    problems = Problems(str(path))
     for number, (origin, values) in enumerate(read_table(path)):
-        if number == 0:
-            _check_columns(str(path), [column], values)
-            if "predicted" in values:
-                raise UserError(f"{path} already has a column 'predicted'", "Rename or remove it first.")
-        if _is_missing(values[column]):
-            missing.append(origin)
+        columns |= dict.fromkeys(values)
+        content = words_in(values, column) if tagging else text_in(values, column)
+        if isinstance(content, Problem):
+            problems.add(replace(content, fix=CORRECT) if content.missing else content, origin)
             continue
         inputs.append(values)
-        words = _words(values[column]) if tagging else ()
-        row_id = str(number)
-        rows.append(
-            Tagged(row_id, origin, words, ("",) * len(words)) if tagging else Labelled(row_id, origin, values[column], "")
-        )
-    raise_all([_row_problem(str(path), f"empty column {column!r}", missing)] if missing else [])
+        rows.append(_unlabelled(str(number), origin, content))
+    raise_all(missing_columns(str(path), [column], columns, "--tokens" if tagging else "--text") if columns else [])
+    taken = [name for name in columns if name == "predicted" or name.startswith("probability_")]
+    if taken:
+        raise UserError(f"{path} already has the column {taken[0]!r}", "Rename or remove it: predict writes that name.")
+    raise_all(problems.errors())
+    if not rows:
+        raise UserError(f"{path} has no rows", "It needs a header line and at least one row.")
     return inputs, rows
 
 
+def _unlabelled(row_id: str, origin: str, content: str | tuple[str, ...]) -> LabelRow:
+    if isinstance(content, str):
+        return Labelled(row_id, origin, content, "")
+    return Tagged(row_id, origin, content, ("",) * len(content))
+
+
 def draw_dev(rows: Sequence[LabelRow], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(train, dev) with about `share` of the rows in dev, stratified by label; equal texts stay on one side."""
+    """(train, dev) with about `share` of the rows in dev, stratified by label; equal texts stay on one side.
+
+    Every class keeps a row in train: dev gets no row with a label or tag that train would lack.
+    """
     groups: dict[Any, list[Any]] = defaultdict(list)
     for row in rows:
         groups[_content(row)].append(row)
     by_label: dict[Any, list[list[Any]]] = defaultdict(list)
     for group in groups.values():
         by_label[group[0].label if isinstance(group[0], Labelled) else None].append(group)
-    dev: set[str] = set()
+    train, drawn = [], []
     for label in sorted(by_label, key=str):
         shuffled = random.Random(f"{seed} dev {label}").sample(by_label[label], len(by_label[label]))
-        for group in shuffled[: math.floor(share * len(shuffled) + 0.5)]:
-            dev.update(row.id for row in group)
+        count = min(math.floor(share * len(shuffled) + 0.5), len(shuffled) - 1)
+        drawn += shuffled[:count]
+        train += shuffled[count:]
+    known = set(labels_of(row for group in train for row in group))
+    dev = {row.id for group in drawn if known.issuperset(labels_of(group)) for row in group}
     return [row for row in rows if row.id not in dev], [row for row in rows if row.id in dev]
 
 
@@ -156,7 +172,7 @@ def is_tagged(source: str) -> bool:
 
 def named_sets() -> list[str]:
     """Names of the data sets that can stand in a recipe."""
-    names = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "formats")
+    names = (module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("columns", "formats"))
     return sorted(name.replace("_", "-") for name in names)
 
 
@@ -174,128 +190,60 @@ def _sources(data: Data) -> dict[str, str]:
 
 def _to_rows(table: Table, source: str, data: Data, dropped: Counter[str]) -> list[Any]:
     """Rows of a table of the user's own; a row's id is its number in the file."""
-    convert: Callable[[str, str, dict[str, Any]], LabelRow | str]
-    if data.tokens or data.tags:
-        columns = (data.tokens or "tokens", data.tags or "tags")
-        convert = lambda row_id, origin, values: _tagged(row_id, origin, values, *columns)  # noqa: E731
-    else:
-        columns = (data.text, data.label)
-        convert = lambda row_id, origin, values: _labelled(row_id, origin, values, *columns)  # noqa: E731
+    convert: Callable[..., LabelRow | Problem] = tagged if data.tokens or data.tags else labelled
+    wanted = (data.tokens or "tokens", data.tags or "tags") if convert is tagged else (data.text, data.label)
     rows: list[Any] = []
-    wrong: dict[str, list[str]] = defaultdict(list)
+    columns: dict[str, None] = {}
+    problems = Problems(source)
     for number, (origin, values) in enumerate(table):
-        if number == 0:
-            _check_columns(source, columns, values)
-        row = convert(str(number), origin, values)
-        if not isinstance(row, str):
+        columns |= dict.fromkeys(values)
+        row = convert(str(number), origin, values, *wanted)
+        if not isinstance(row, Problem):
             rows.append(row)
-        elif data.missing == "drop" and row.startswith("no "):
-            dropped[row] += 1
+        elif data.missing == "drop" and row.missing:
+            dropped[row.what] += 1
         else:
-            wrong[row].append(origin)
-    raise_all([_row_problem(source, why, places) for why, places in wrong.items()])
+            problems.add(row, origin)
+    options = "--tokens and --tags" if convert is tagged else "--text and --label (or --tokens and --tags)"
+    raise_all(missing_columns(source, wanted, columns, options) if columns else [])
+    raise_all(problems.errors())
     if not rows:
         raise UserError(f"{source} has no usable rows", "It needs a header line and at least one complete row.")
     return rows
 
 
-def _labelled(row_id: str, origin: str, values: dict[str, Any], text: str, label: str) -> Labelled | str:
-    """The row, or what is wrong with it; problems that start with "no " may be dropped on request."""
-    if _is_missing(values.get(text)):
-        return f"no text in column {text!r}"
-    if _is_missing(values.get(label)):
-        return f"no label in column {label!r}"
-    if not isinstance(values[text], str):
-        return f"column {text!r} holds {type(values[text]).__name__}, not text"
-    if len(values[text]) > LONGEST_TEXT:
-        return f"column {text!r} holds more than {LONGEST_TEXT:,} characters"
-    if not isinstance(values[label], str | int | bool):
-        return f"column {label!r} holds {type(values[label]).__name__}, not a class"
-    return Labelled(row_id, origin, values[text], str(values[label]).strip())
+def _check_classes(rows: Sequence[LabelRow], data: Data) -> None:
+    classes = labels_of(rows)
+    if len(classes) < 2:
+        raise UserError(
+            f"{data.train} has a single class ({''.join(classes)}) in its {len(rows)} training rows",
+            f"Nothing can be learned from one class; is {data.tags or data.label!r} the right column?",
+        )
 
 
-def _tagged(row_id: str, origin: str, values: dict[str, Any], tokens: str, tags: str) -> Tagged | str:
-    if _is_missing(values.get(tokens)):
-        return f"no words in column {tokens!r}"
-    if _is_missing(values.get(tags)):
-        return f"no tags in column {tags!r}"
-    words, marks = _words(values[tokens]), _words(values[tags])
-    if len(words) != len(marks):
-        return f"column {tokens!r} and column {tags!r} have different lengths"
-    if not words or not all(isinstance(word, str) and word.strip() for word in words):
-        return f"column {tokens!r} holds an empty word"
-    if sum(map(len, words)) > LONGEST_TEXT:
-        return f"column {tokens!r} holds more than {LONGEST_TEXT:,} characters"
-    return Tagged(row_id, origin, words, tuple(str(mark) for mark in marks))
-
-
-def _words(value: Any) -> tuple[Any, ...]:
-    """A list as it is; a string (a csv cell) split at spaces."""
-    return tuple(value.split()) if isinstance(value, str) else tuple(value)
-
-
-def _is_missing(value: Any) -> bool:
-    """None, NaN, nothing but spaces, or an empty list."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return True
-    if isinstance(value, str):
-        return not value.strip() or value.strip().lower() == "nan"
-    return isinstance(value, list | tuple) and not value
-
-
-def _check_columns(source: str, wanted: Sequence[str], values: dict[str, Any]) -> None:
-    import difflib
-
-    problems = []
-    for column in wanted:
-        if column not in values:
-            near = difflib.get_close_matches(column, list(values), n=1)
-            hint = f"Did you mean {near[0]!r}? " if near else ""
-            problems.append(
-                UserError(
-                    f"{source} has no column {column!r}; it has: {', '.join(map(str, values))}",
-                    f"{hint}Name the columns with --text and --label (or --tokens and --tags).",
-                )
-            )
-    raise_all(problems)
-
-
-def _row_problem(source: str, why: str, places: Sequence[str]) -> UserError:
-    """One message for all rows with the same problem, naming the first few."""
-    more = f" and {len(places) - EXAMPLES} more" if len(places) > EXAMPLES else ""
-    fix = "Correct these rows, or remove them."
-    if why.startswith("no "):
-        fix = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
-    elif "characters" in why:
-        fix = "Look for an unclosed quote or a wrong column; split real documents into passages first."
-    elif "different lengths" in why:
-        fix = "Each word needs exactly one tag."
-    count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
-    return UserError(f"{source}: {why} in {count}: {', '.join(places[:EXAMPLES])}{more}", fix)
+def _check_drawn(rows: dict[str, list[Any]], data: Data) -> None:
+    """Dev rows serve the learning curve, and the final scores where there are no test rows: some there must be."""
+    if not rows["dev"]:
+        count, classes = len(rows["train"]), len(labels_of(rows["train"]))
+        raise UserError(
+            f"{data.train} has too few rows to draw dev rows from: {count} rows in {classes} classes, and a share of "
+            f"{data.dev_share} leaves none",
+            f"If {data.tags or data.label!r} is the right column, add rows, give --dev FILE, or raise the share.",
+        )
 
 
 def _check_labels(rows: dict[str, list[Any]], data: Data) -> None:
     known = set(labels_of(rows["train"]))
+    remedy = "Correct the label, add training rows for it, or remove these rows from"
+    if data.train_rows:
+        remedy = f"data.train_rows = {data.train_rows} may leave it out: raise that, or remove these rows from"
     problems = []
-    if len(known) < 2:
-        problems.append(
-            UserError(
-                f"{data.train} has a single class ({next(iter(known), 'none')}) in its {len(rows['train'])} training rows",
-                f"Nothing can be learned from one class; is {data.label!r} the right column?",
-            )
-        )
     for role in ("dev", "test"):
-        if not rows[role]:
-            continue
-        unknown = [row for row in rows[role] if not set(labels_of([row])) <= known]
-        if unknown and len(known) > 1:
-            label = next(iter(sorted(set(labels_of(unknown[:1])) - known)))
-            problems.append(
-                UserError(
-                    f"label {label!r} in {role} ({unknown[0].origin}) never occurs in train ({len(unknown)} such rows)",
-                    f"Correct the label, add training rows for it, or remove these rows from {role}.",
-                )
-            )
+        unknown = [row for row in rows[role] if not known.issuperset(labels_of([row]))]
+        if unknown:
+            label = min(set(labels_of(unknown[:1])) - known)
+            what = f"label {label!r} in {role} ({unknown[0].origin}) never occurs in train ({len(unknown)} such rows)"
+            problems.append(UserError(what, f"{remedy} {role}."))
     raise_all(problems)
 
 
@@ -323,8 +271,3 @@ def _draw(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
         return rows
     chosen = set(random.Random(f"{seed} draw").sample(range(len(rows)), limit))
     return [row for number, row in enumerate(rows) if number in chosen]
-
-
-def renumbered(rows: Iterable[LabelRow]) -> list[Any]:
-    """The rows with their position as id, for sets whose files have none."""
-    return [replace(row, id=str(number)) for number, row in enumerate(rows)]

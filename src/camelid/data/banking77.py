@@ -14,6 +14,6 @@ SPLITS = {"train": "train", "test": "test"}
 
 def read(split: str, dropped: Counter[str]) -> Iterator[Labelled]:
     """Every row of the split; none is left out."""
-    table = read_local_or_hub("banking77", split, hub="PolyAI/banking77", hub_split=split)
+    table = read_local_or_hub("banking77", split, hub_id="PolyAI/banking77", hub_split=split)
     for number, (origin, values) in enumerate(table):
         yield Labelled(str(number), origin, values["text"], values["label"])

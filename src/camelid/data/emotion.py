@@ -15,6 +15,6 @@ SPLITS = {"train": "train", "dev": "val", "test": "test"}
 def read(split: str, dropped: Counter[str]) -> Iterator[Labelled]:
     """Every row of the split; none is left out."""
     hub_split = {"val": "validation"}.get(split, split)
-    table = read_local_or_hub("emotion", split, hub="cardiffnlp/tweet_eval", config="emotion", hub_split=hub_split)
+    table = read_local_or_hub("emotion", split, hub_id="cardiffnlp/tweet_eval", config="emotion", hub_split=hub_split)
     for number, (origin, values) in enumerate(table):
         yield Labelled(str(number), origin, values["text"], values["label"])

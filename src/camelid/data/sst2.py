@@ -18,6 +18,6 @@ SPLITS = {"train": "train", "test": "dev"}
 def read(split: str, dropped: Counter[str]) -> Iterator[Labelled]:
     """Every row of the split; none is left out."""
     hub_split = {"dev": "validation"}.get(split, split)
-    table = read_local_or_hub("sst2", split, hub="stanfordnlp/sst2", hub_split=hub_split)
+    table = read_local_or_hub("sst2", split, hub_id="stanfordnlp/sst2", hub_split=hub_split)
     for number, (origin, values) in enumerate(table):
         yield Labelled(str(number), origin, values.get("text") or values["sentence"], values["label"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,19 +21,21 @@ from camelid.recipe import read_recipe
 ROOT = Path(__file__).parent
 
 
-def files() -> dict[str, Path]:
+def method_files() -> dict[str, Path]:
     """Method files by public name ("ls-llama"), in the order of shelf and stem."""
     return {path.stem.replace("_", "-"): path for path in sorted(ROOT.glob("*/*.py")) if path.stem != "__init__"}
 
 
 def find(name: str) -> Path:
     """The file of a built-in method by name, or of a user's own by its path ending in .py."""
-    known = files()
+    known = method_files()
     if name.replace("_", "-") in known:
         return known[name.replace("_", "-")]
     if name.endswith(".py") and Path(name).is_file():
         return Path(name)
-    near = difflib.get_close_matches(name, list(known), n=1)
+    if name.endswith(".py"):
+        raise UserError(f"there is no method file {name}", "Check the path, or use a name from camelid list.")
+    near = difflib.get_close_matches(name.lower(), list(known), n=1)
     hint = f"Did you mean {near[0]}? " if near else ""
     raise UserError(f"there is no method {name!r}", f"{hint}camelid list names the methods; a path to a .py works too.")
 
@@ -40,14 +43,26 @@ def find(name: str) -> Path:
 def load(name: str) -> ModuleType:
     """The module of a method: it has `Recipe`, `check(recipe)`, `run(recipe, run)` and a docstring."""
     path = find(name)
-    module_name = f"camelid.methods.{path.parent.name}.{path.stem}" if path.parent.parent == ROOT else path.stem
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # dataclasses and pydantic look their module up by name
+    # a user's train.py or json.py must not meet a module of that name
+    own = f"camelid.methods.own.{path.resolve()}"
+    module_name = f"camelid.methods.{path.parent.name}.{path.stem}" if path.parent.parent == ROOT else own
+    return sys.modules.get(module_name) or _import(module_name, path)
+
+
+def _import(module_name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pydantic look their module up by name
+    try:
         spec.loader.exec_module(module)
-    return sys.modules[module_name]
+        if missing := [part for part in ("Recipe", "check", "run") if not hasattr(module, part)]:
+            raise UserError(f"{path} is no method: it has no {', '.join(missing)}", "A method file defines all three.")
+    except BaseException:
+        del sys.modules[module_name]  # the next call would get half a module
+        raise
+    return module
 
 
 def summary(path: Path) -> str:
@@ -91,5 +106,10 @@ def run(name: str, overrides: dict[str, Any] | None = None, *, out: Path | str) 
     """
     recipe = resolve(name, overrides)
     load(name).check(recipe)
-    settings = [part for key, value in (overrides or {}).items() for part in ("--set", f"{key}={value}")]
+    settings = [part for key, value in (overrides or {}).items() for part in ("--set", f"{key}={_toml(value)}")]
     return start(name, recipe, Path(out), ["camelid", "run", name, *settings, "--out", str(out)])
+
+
+def _toml(value: Any) -> str:
+    """The value as --set takes it: text bare, everything else in the notation that JSON and TOML share."""
+    return value if isinstance(value, str) else json.dumps(value)

@@ -14,7 +14,7 @@ from torch import Tensor
 Attention = Literal["causal", "bidirectional"]
 
 
-def attention_mask(mask_BT: Tensor, attention: Attention) -> Tensor | None:
+def build_mask(mask_BT: Tensor, attention: Attention) -> Tensor | None:
     """Boolean (B, 1, T, T), True where query i may read key j; None where the model's own causal rule is enough.
 
     `mask_BT` is 1 for text and 0 for padding, on either side. Key j is readable when it is text and, under "causal",

@@ -1,0 +1,161 @@
+"""What a cell must hold to be a text, a label, words or tags, and what a user is told when it does not."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from camelid.data.formats import kind_of
+from camelid.errors import UserError
+from camelid.rows import Labelled, Tagged
+
+LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
+EXAMPLES = 3  # places named per problem
+FILL_IN = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a row ("no label in column 'y'") and the remedy; `missing` rows may be left out on request.
+
+    Rows with an equal problem are reported together; `detail` says what is particular to one of them.
+    """
+
+    what: str
+    fix: str = "Correct these rows, or remove them."
+    missing: bool = False
+    detail: str = ""
+
+
+class Problems:
+    """Problems of the rows of one source, collected so that one look names them all."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.places: dict[tuple[str, str], list[str]] = defaultdict(list)
+
+    def add(self, problem: Problem, origin: str) -> None:
+        """Note that the row at `origin` has `problem`."""
+        place = f"{origin} ({problem.detail})" if problem.detail else origin
+        self.places[problem.what, problem.fix].append(place)
+
+    def errors(self) -> list[UserError]:
+        """One error a kind of problem, naming the first few rows."""
+        return [
+            UserError(f"{self.source}: {what} in {_some(places)}", fix) for (what, fix), places in self.places.items()
+        ]
+
+
+def labelled(row_id: str, origin: str, values: dict[str, Any], text: str, label: str) -> Labelled | Problem:
+    """The row with the text and the label in the columns of these names, or what is wrong with it."""
+    words, name = text_in(values, text), _label_in(values, label)
+    if isinstance(words, Problem):
+        return words
+    return name if isinstance(name, Problem) else Labelled(row_id, origin, words, name)
+
+
+def tagged(row_id: str, origin: str, values: dict[str, Any], tokens: str, tags: str) -> Tagged | Problem:
+    """The row with the words and their tags in the columns of these names, or what is wrong with it."""
+    words, marks = words_in(values, tokens), _tags_in(values, tags)
+    if isinstance(words, Problem):
+        return words
+    if isinstance(marks, Problem):
+        return marks
+    if len(words) != len(marks):
+        what = f"column {tokens!r} and column {tags!r} have different lengths"
+        return Problem(what, "Each word needs exactly one tag.", detail=f"{len(words)} words, {len(marks)} tags")
+    return Tagged(row_id, origin, words, marks)
+
+
+def text_in(values: dict[str, Any], column: str) -> str | Problem:
+    """The text in the column, or what is wrong with it."""
+    value = values.get(column)
+    if is_missing(value):
+        return Problem(f"no text in column {column!r}", FILL_IN, missing=True)
+    if not isinstance(value, str):
+        return Problem(
+            f"column {column!r} holds {kind_of(value)}, not text", "Write it as text, or name another column."
+        )
+    return _wrong_characters(value, column) or value
+
+
+def words_in(values: dict[str, Any], column: str) -> tuple[str, ...] | Problem:
+    """The words in the column: a list as it is, a string (a csv cell) split at spaces; or what is wrong with them."""
+    value = values.get(column)
+    if is_missing(value):
+        return Problem(f"no words in column {column!r}", FILL_IN, missing=True)
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple):
+        return Problem(f"column {column!r} holds {kind_of(value)}, not a list of words")
+    for word in words:
+        if not isinstance(word, str):
+            return Problem(f"column {column!r} holds {kind_of(word)} where a word should be")
+        if not word.strip():
+            return Problem(f"column {column!r} holds an empty word", "Remove it together with its tag.")
+    return _wrong_characters(" ".join(words), column) or tuple(words)
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, nothing but spaces, or an empty list."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    if isinstance(value, str):
+        return not value.strip() or value.strip().lower() == "nan"
+    return isinstance(value, list | tuple) and not value
+
+
+def missing_columns(source: str, wanted: Sequence[str], found: Iterable[str], options: str) -> list[UserError]:
+    """One error for each wanted column that the source does not have; `options` name columns on the command line."""
+    names = [str(name) for name in found]
+    errors = []
+    for column in (column for column in wanted if column not in names):
+        near = difflib.get_close_matches(column, names, n=1)
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        separator = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+        if separator:
+            hint = f"Its fields seem to be separated by {separator!r}: use commas, or tabs and the suffix .tsv. "
+        what = f"{source} has no column {column!r}; it has: {', '.join(names)}"
+        errors.append(UserError(what, f"{hint}Name the columns with {options}."))
+    return errors
+
+
+def _label_in(values: dict[str, Any], column: str) -> str | Problem:
+    value = values.get(column)
+    if is_missing(value):
+        return Problem(f"no label in column {column!r}", FILL_IN, missing=True)
+    if not isinstance(value, str | int | bool):
+        kind = "a number with a decimal point" if isinstance(value, float) else kind_of(value)
+        return Problem(f"column {column!r} holds {kind}, not a class", "Classes are words or whole numbers.")
+    return _wrong_characters(str(value), column) or str(value).strip()
+
+
+def _tags_in(values: dict[str, Any], column: str) -> tuple[str, ...] | Problem:
+    value = values.get(column)
+    if is_missing(value):
+        return Problem(f"no tags in column {column!r}", FILL_IN, missing=True)
+    tags = value.split() if isinstance(value, str) else value
+    if not isinstance(tags, list | tuple):
+        return Problem(f"column {column!r} holds {kind_of(value)}, not a list of tags")
+    for tag in tags:
+        if not isinstance(tag, str | int) or not str(tag).strip():
+            return Problem(f"column {column!r} holds {kind_of(tag) if tag != '' else 'nothing'} where a tag should be")
+    return tuple(str(tag).strip() for tag in tags)
+
+
+def _wrong_characters(text: str, column: str) -> Problem | None:
+    if len(text) > LONGEST_TEXT:
+        fix = "Look for an unclosed quote or a wrong column; split real documents into passages first."
+        return Problem(f"column {column!r} holds more than {LONGEST_TEXT:,} characters", fix, detail=f"{len(text):,}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        what = f"column {column!r} holds half of a character (a lone surrogate, as in \\ud83d)"
+        return Problem(what, "The text was cut in the middle of an emoji or the like: remove the half.")
+    return None
+
+
+def _some(places: Sequence[str]) -> str:
+    more = f" and {len(places) - EXAMPLES} more" if len(places) > EXAMPLES else ""
+    return f"{len(places)} row{'s' if len(places) > 1 else ''}: {', '.join(places[:EXAMPLES])}{more}"

@@ -1,0 +1,96 @@
+"""What a run cost: seconds, processor seconds and peak memory by stage, and the pace of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from camelid.report.numbers import show_count, show_memory, show_seconds
+from camelid.report.plots import Kind, draw_bar
+from camelid.runs import slug
+
+MODEL = "model"
+MARKED: dict[str, Kind] = {MODEL: "ours"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall and processor seconds and peak memory in MB; `+` is one after the other."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        peak = max(self.peak_memory_mb, other.peak_memory_mb)
+        return Cost(self.seconds + other.seconds, self.cpu_seconds + other.cpu_seconds, peak)
+
+    @property
+    def time(self) -> str:
+        return show_seconds(self.seconds)
+
+    @property
+    def cpu_time(self) -> str:
+        return show_seconds(self.cpu_seconds)
+
+    @property
+    def memory(self) -> str:
+        return show_memory(self.peak_memory_mb)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A line of the cost table."""
+
+    name: str
+    cost: Cost
+    bar: Markup
+
+
+def sum_costs(lines: Iterable[Mapping[str, Any]]) -> dict[str, Cost]:
+    """Costs by stage from the lines of timings.jsonl; a stage that was resumed has several."""
+    costs: dict[str, Cost] = {}
+    for line in lines:
+        values = {name: float(line.get(name) or 0) for name in ("seconds", "cpu_seconds", "peak_memory_mb")}
+        name = str(line.get("stage", ""))
+        costs[name] = costs.get(name, Cost()) + Cost(**values)
+    return costs
+
+
+def cost_of_system(costs: Mapping[str, Cost], system: str, *, trained: bool) -> Cost | None:
+    """What a system's predictions cost, with the training of the model if it is the one `trained`; None if unknown."""
+    stages = [f"predictions/{slug(system)}", *([MODEL] if trained else [])]
+    known = [costs[stage] for stage in stages if stage in costs]
+    return sum(known, Cost()) if known else None
+
+
+def total_cost(costs: Mapping[str, Cost]) -> Cost:
+    """All stages, one after the other."""
+    return sum(costs.values(), Cost())
+
+
+def list_stages(costs: Mapping[str, Cost], splits: Iterable[str], systems: Iterable[str]) -> list[StageCost]:
+    """The stages in the order they ran, each with a bar against the longest; named in words where they are known."""
+    names = {split: f"reading {split} rows" for split in splits}
+    names |= {f"predictions/{slug(system)}": f"predictions of {system}" for system in systems}
+    names[MODEL] = "training the model"
+    longest = max((cost.seconds for cost in costs.values()), default=0) or 1
+    return [
+        StageCost(name, cost, draw_bar(cost.seconds / longest, f"{name}: {cost.time}", MARKED.get(stage, "other")))
+        for stage, cost in costs.items()
+        for name in [names.get(stage, stage)]
+    ]
+
+
+def measure_pace(lines: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(name, value) of training speed from the lines of model/timings.jsonl; empty without any."""
+    steps = list(lines)
+    seconds = sum(float(step.get("seconds") or 0) for step in steps)
+    tokens = sum(float(step.get("tokens") or 0) for step in steps)
+    if not seconds:
+        return []
+    pace = [("steps", show_count(len(steps))), ("a step", show_seconds(seconds / len(steps)))]
+    return [*pace, ("training tokens a second", show_count(tokens / seconds))] if tokens else pace

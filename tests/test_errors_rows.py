@@ -1,0 +1,89 @@
+"""UserError carries every problem of one look; rows come back from their files as they were, whatever their text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camelid.errors import UserError, raise_all
+from camelid.rows import Labelled, Predicted, Row, Tagged, from_json, iterate_rows, to_json, write_rows
+
+LINE_ENDS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\ni\r\nj"  # str.splitlines() breaks at each of them
+EMOJI = '👩‍👩‍👧 🇳🇴 é e\u0301 \u200f\x00 \\n "quoted"'
+ROWS: list[Row] = [
+    Labelled("0", "tweets.csv line 2", LINE_ENDS, "glad"),
+    Labelled("1", "tweets.csv line 9", EMOJI, LINE_ENDS),
+    Tagged("2", "t.jsonl line 1", ("New", "Cairo", LINE_ENDS), ("B-place", "I-place", "O")),
+    Tagged("3", "t.jsonl line 2", (EMOJI,), ("O",)),
+    Predicted("4", "glad", "cross", {"glad": 0.1, "cross": 0.9, EMOJI: 1e-17}),
+    Predicted("5", None, "cross", {"glad": 1 / 3, "cross": 2 / 3}),
+    Predicted("6", ("B-place", "O"), ("O", "O"), {}),
+    Predicted("7", None, ("O",), {}),
+]
+
+texts = st.text()
+words = st.lists(texts, max_size=4).map(tuple)
+shares = st.dictionaries(texts, st.floats(0, 1), max_size=3)
+rows = st.one_of(
+    st.builds(Labelled, texts, texts, texts, texts),
+    st.builds(Tagged, texts, texts, words, words),
+    st.builds(Predicted, texts, st.none() | texts, texts, shares),
+    st.builds(Predicted, texts, st.none() | words, words, shares),
+)
+
+
+def test_an_error_is_its_two_sentences() -> None:
+    error = UserError("the cup is empty", "Fill it.")
+    assert (error.what, error.fix, str(error)) == ("the cup is empty", "Fill it.", "the cup is empty\nFill it.")
+    assert str(UserError("the cup is empty")) == "the cup is empty"
+
+
+def test_raise_all_flattens_and_keeps_the_order() -> None:
+    nested = UserError("b", also=[UserError("c"), UserError("d", also=[UserError("e")])])
+    with pytest.raises(UserError) as raised:
+        raise_all([UserError("a"), nested, UserError("f")])
+    assert [problem.what for problem in raised.value.all()] == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_raise_all_of_nothing_is_quiet() -> None:
+    raise_all([])
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: type(row).__name__)
+def test_a_row_is_one_line_and_comes_back_equal(row: Row) -> None:
+    line = to_json(row)
+    assert "\n" not in line
+    assert from_json(line) == row
+    assert type(from_json(line)) is type(row)
+
+
+def test_the_line_is_readable_json_that_names_its_type() -> None:
+    row = Labelled("0", "t.csv line 2", "fine 😀", "glad")
+    assert to_json(row) == (
+        '{"row": "Labelled", "id": "0", "origin": "t.csv line 2", "text": "fine 😀", "label": "glad"}'
+    )
+    assert json.loads(to_json(Tagged("1", "x", ("a", "b"), ("O", "O"))))["tokens"] == ["a", "b"]
+
+
+def test_a_file_of_rows_comes_back_equal(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert write_rows(path, iter(ROWS)) == 8
+    assert path.read_bytes().count(b"\n") == 8
+    assert list(iterate_rows(path)) == ROWS
+
+
+def test_no_rows_make_an_empty_file(tmp_path: Path) -> None:
+    assert write_rows(tmp_path / "rows.jsonl", []) == 0
+    assert list(iterate_rows(tmp_path / "rows.jsonl")) == []
+
+
+@settings(deadline=None)
+@given(st.lists(rows, max_size=6))
+def test_any_rows_come_back_equal(tmp_path_factory: pytest.TempPathFactory, written: list[Row]) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    assert write_rows(path, written) == len(written)
+    assert list(iterate_rows(path)) == written

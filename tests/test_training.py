@@ -1,0 +1,235 @@
+"""The loop's promises: accumulation only rounds, resume is exact, small steps move weights, a broken loss stops."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from camelid import models
+from camelid.batches import EpochBatches, Tokens, bucketed_order, collate_rows, sorted_batches
+from camelid.errors import UserError
+from camelid.labelling import over_epochs
+from camelid.objectives import cross_entropy
+from camelid.recipe import Plan
+from camelid.training import schedule, train
+
+SETTINGS = {"kind": "label", "classes": ["a", "b", "c"], "pooling": "last", "attention": "causal"}
+CPU_PLAN = {"precision": "float32", "learning_rate": 1e-2, "batch_rows": 6, "lora_rank": 4}
+
+
+def ragged_rows(count: int = 20) -> list[Tokens]:
+    draw = random.Random(5)
+    return [
+        Tokens(str(number), [draw.randrange(6, 200) for _ in range(draw.randint(1, 12))], [draw.randrange(3)])
+        for number in range(count)
+    ]
+
+
+def trained(tiny_model: Path, folder: Path, **values: object) -> tuple[nn.Module, list[dict[str, float]]]:
+    """A model after training on the ragged rows, and its metrics lines."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = Plan(**{**CPU_PLAN, **values})  # type: ignore[arg-type]
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+    train(model, over_epochs(ragged_rows(), plan, 0), cross_entropy, plan, folder=folder)
+    return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def trainable(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_the_signature_is_fixed() -> None:
+    assert str(inspect.signature(train)).startswith("(model: 'nn.Module', batches: 'StepBatches', objective: 'Obj")
+    assert list(inspect.signature(train).parameters) == [
+        *("model", "batches", "objective", "plan"),
+        *("folder", "evaluate", "after_step", "state"),
+    ]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 6])
+def test_accumulation_only_rounds(tiny_model: Path, tmp_path: Path, accumulate: int) -> None:
+    whole, whole_metrics = trained(tiny_model, tmp_path / "whole", epochs=1)
+    split, split_metrics = trained(tiny_model, tmp_path / "split", epochs=1, accumulate=accumulate)
+    for left, right in zip(whole_metrics, split_metrics, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-5)
+        assert left["gradient_norm"] == pytest.approx(right["gradient_norm"], rel=1e-4)
+    for name, value in trainable(whole).items():
+        torch.testing.assert_close(trainable(split)[name], value, atol=2e-5, rtol=1e-3)
+
+
+def test_the_loss_is_the_mean_over_rows(tiny_model: Path, tmp_path: Path) -> None:
+    """20 rows in steps of 6: the last step of an epoch has 2 rows and divides by 2."""
+    plan = Plan(**{**CPU_PLAN, "epochs": 1})
+    batches = over_epochs(ragged_rows(), plan, 0)
+    assert [sum(batch.counts["loss"] for batch in batches(step)) for step in range(4)].count(2) == 1
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16).eval()
+    (first,) = batches(0)
+    with torch.no_grad():
+        expected = nn.functional.cross_entropy(model(first), first.labels_N).item()
+    _, metrics = trained(tiny_model, tmp_path, epochs=1)
+    assert metrics[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "warmup"), [("linear", 0.0), ("linear", 0.25), ("cosine", 0.0), ("cosine", 0.25)])
+def test_schedules_are_those_of_transformers(name: str, warmup: float) -> None:
+    steps, plan = 20, Plan(schedule=name, warmup=warmup)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = transformers.get_scheduler(name, optimizer, round(warmup * steps), steps)
+    for step in range(steps):
+        assert schedule(plan, step, steps) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
+def test_weights_move_at_a_small_rate(tiny_model: Path, tmp_path: Path) -> None:
+    """A bfloat16 weight near 1 would not move by AdamW steps of 1e-5; ours are float32."""
+    start = trainable(models.label_model(models.open_base(str(tiny_model)), SETTINGS, Plan(**CPU_PLAN), 16))
+    start = {name: value.clone() for name, value in start.items()}
+    model, _ = trained(tiny_model, tmp_path, learning_rate=1e-5, precision="bfloat16", epochs=1)
+    moved = trainable(model)
+    assert moved["head.weight"].dtype == torch.float32
+    assert not torch.equal(moved["head.weight"], start["head.weight"])
+    assert any(not torch.equal(moved[name], start[name]) for name in start if "lora_B" in name)
+
+
+def test_full_training_moves_every_layer(tiny_model: Path, tmp_path: Path) -> None:
+    plan = Plan(**{**CPU_PLAN, "tuning": "full"})
+    start = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+    model, _ = trained(tiny_model, tmp_path, tuning="full", learning_rate=1e-3, epochs=1)
+    still = [n for n, p in model.named_parameters() if p.ndim > 1 and torch.equal(p, start.get_parameter(n))]
+    assert still == []
+    models.save(model, tmp_path)
+    reloaded, _ = models.load_handle(tmp_path)
+    batch = collate_rows(ragged_rows(3), 0)
+    assert torch.equal(reloaded(batch), model.eval()(batch))
+
+
+def test_adapt_from_layer_leaves_the_lower_layers_alone(tiny_model: Path) -> None:
+    base = models.open_base(str(tiny_model))
+    for value, first in ((2, 2), ("half", base.config.num_hidden_layers // 2)):
+        plan = Plan(**{**CPU_PLAN, "adapt_from_layer": value})
+        names = trainable(models.label_model(base, SETTINGS, plan, 16))
+        adapted = {int(name.split(".")[2]) for name in names if "lora" in name}
+        assert adapted == set(range(first, base.config.num_hidden_layers))
+    with pytest.raises(UserError, match="leaves no layer to adapt"):
+        models.label_model(base, SETTINGS, Plan(**{**CPU_PLAN, "adapt_from_layer": 99}), 16)
+
+
+def test_a_loss_that_is_not_finite_stops(tiny_model: Path, tmp_path: Path) -> None:
+    plan = Plan(**CPU_PLAN)
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+
+    def broken(model: nn.Module, batch: object) -> object:
+        terms, metrics = cross_entropy(model, batch)  # type: ignore[arg-type]
+        return {"loss": terms["loss"] * math.nan}, metrics
+
+    with pytest.raises(UserError, match="no longer finite at step 1"):
+        train(model, over_epochs(ragged_rows(), plan, 0), broken, plan, folder=tmp_path)  # type: ignore[arg-type]
+
+
+def test_dropout_and_all_resume_exactly(tiny_model: Path, tmp_path: Path) -> None:
+    """Stopped in mid-epoch and exactly at an epoch's end: weights, optimiser path and metrics are the same bits."""
+    options = {"epochs": 3, "lora_dropout": 0.3, "checkpoint_seconds": 0.0, "accumulate": 2}
+    reference, lines = trained(tiny_model, tmp_path / "whole", **options)
+    for stop in (2, 4, 7, 12):
+        folder = tmp_path / f"stop{stop}"
+        folder.mkdir()
+        plan = Plan(**{**CPU_PLAN, **options})  # type: ignore[arg-type]
+        batches = over_epochs(ragged_rows(), plan, 0)
+        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+
+        def interrupt(step: int, stop: int = stop) -> None:
+            if step > stop:
+                raise KeyboardInterrupt
+
+        try:
+            train(model, batches, cross_entropy, plan, folder=folder, after_step=interrupt)
+        except KeyboardInterrupt:
+            assert stop < batches.steps
+        resumed, again = trained(tiny_model, folder, **options)
+        assert again == lines
+        for name, value in trainable(reference).items():
+            assert torch.equal(trainable(resumed)[name], value), name
+
+
+def test_extra_state_is_checkpointed(tiny_model: Path, tmp_path: Path) -> None:
+    plan = Plan(**{**CPU_PLAN, "checkpoint_seconds": 0.0, "epochs": 1})
+    counter = nn.Linear(1, 1)
+    batches = over_epochs(ragged_rows(), plan, 0)
+
+    def count(step: int) -> None:
+        with torch.no_grad():
+            counter.weight.fill_(step)
+
+    for _ in range(2):  # the second call finds the finished checkpoint and must restore the counter from it
+        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+        train(model, batches, cross_entropy, plan, folder=tmp_path, after_step=count, state={"counter": counter})
+        assert counter.weight.item() == batches.steps
+        with torch.no_grad():
+            counter.weight.fill_(-1)
+
+
+def test_kill_9_at_random_moments_loses_nothing(tiny_model: Path, tweets_csv: Path, tmp_path: Path) -> None:
+    """The command line, killed three times while it trains: weights, metrics, predictions and scores are the same."""
+    values = ["--data", str(tweets_csv), "--model", str(tiny_model), "--epochs", "6", "--batch-rows", "4"]
+    values += ["--checkpoint-seconds", "0", "--lora-dropout", "0.1", "--accumulate", "2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    camelid = [sys.executable, "-m", "camelid"]
+    subprocess.run([*camelid, "run", "ls-llama", *values, "--out", str(whole)], check=True, capture_output=True)
+    steps = len((whole / "model" / "metrics.jsonl").read_text().splitlines())
+    kills = sorted(random.Random(11).sample(range(2, steps - 1), 3))
+    command = [*camelid, "run", "ls-llama", *values, "--out", str(killed)]
+    for kill_at in kills:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = killed / "model" / "metrics.jsonl"
+        while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < kill_at):
+            time.sleep(0.005)
+        assert process.poll() is None, "it must still be training when it is killed"
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        command = [*camelid, "resume", str(killed)]
+    subprocess.run(command, check=True, capture_output=True)
+    same = ["model/adapter_model.safetensors", "model/head.safetensors", "model/metrics.jsonl", "scores.json"]
+    for name in [*same, "predictions/label-supervision.jsonl"]:
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (killed / "model" / "checkpoints").exists()
+
+
+def test_buckets_hold_every_row_once_and_pad_little() -> None:
+    draw = random.Random(2)
+    lengths = tuple(draw.randint(1, 60) for _ in range(1000))
+    order = bucketed_order(lengths, 16, "0 epoch 0")
+    assert sorted(row for batch in order for row in batch) == list(range(1000))
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in order)
+    assert sum(lengths) / padded > 0.9
+    assert order != bucketed_order(lengths, 16, "0 epoch 1")
+    assert order == bucketed_order.__wrapped__(lengths, 16, "0 epoch 0")
+
+
+def test_epochs_are_arithmetic() -> None:
+    batches = EpochBatches((3,) * 10, lambda indices: list(indices), epochs=3, batch_rows=4, accumulate=2, seed=0)  # type: ignore[arg-type, return-value]
+    assert (batches.steps_per_epoch, batches.steps) == (3, 9)
+    for epoch in range(3):
+        steps = [batches(epoch * 3 + step) for step in range(3)]
+        assert sorted(row for step in steps for micro in step for row in micro) == list(range(10))
+        assert sorted([len(micro) for micro in step] for step in steps) == [[1, 1], [2, 2], [2, 2]]
+    assert batches(4) == batches(4)
+
+
+def test_sorted_batches_keep_within_the_token_budget() -> None:
+    lengths = [5, 100, 7, 30, 30, 2]
+    batches = sorted_batches(lengths, 64)
+    assert batches == [[1], [3, 4], [2, 0, 5]]
