@@ -65,12 +65,14 @@ def train_ours(rows: list[Any], classes: list[str], epochs: int) -> dict[str, fl
         seconds = time.perf_counter() - started
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     count = sum(len(row.ids) for row in tokens) * epochs
-    return {"rate": count / seconds, "seconds": seconds, "loss": last_epoch_loss([line["loss"] for line in lines], epochs)}
+    return {
+        "rate": count / seconds,
+        "seconds": seconds,
+        "loss": last_epoch_loss([line["loss"] for line in lines], epochs),
+    }
 
 
-def train_theirs(
-    rows: list[Any], classes: list[str], epochs: int, *, tuned: bool, bfloat16: bool
-) -> dict[str, float]:
+def train_theirs(rows: list[Any], classes: list[str], epochs: int, *, tuned: bool, bfloat16: bool) -> dict[str, float]:
     import peft
     import torch
     import transformers
@@ -117,7 +119,9 @@ def train_theirs(
         )  # fmt: skip
         started = time.perf_counter()
         encoded = base.tokenizer([row.text for row in rows])["input_ids"]
-        features = [{"input_ids": ids, "labels": classes.index(row.label)} for ids, row in zip(encoded, rows, strict=True)]
+        features = [
+            {"input_ids": ids, "labels": classes.index(row.label)} for ids, row in zip(encoded, rows, strict=True)
+        ]
         trainer = transformers.Trainer(
             model, arguments, train_dataset=features, processing_class=base.tokenizer, callbacks=[Losses()],
             data_collator=transformers.DataCollatorWithPadding(base.tokenizer),

@@ -1,4 +1,4 @@
-"""From files and named sets to splits: what is drawn, what is left out and counted, what is warned of, what is refused."""
+"""From files and named sets to splits: what is drawn, left out and counted, warned of, refused."""
 
 from __future__ import annotations
 
@@ -185,7 +185,6 @@ def test_draw_dev_is_deterministic_and_depends_on_the_seed() -> None:
     first, again, other = (data.draw_dev(rows, 0.2, seed) for seed in (0, 0, 1))
     assert first == again
     assert texts(first[1]) != texts(other[1])
-    # another order of the rows' labels in the file does not move the draw of the other classes
     assert sorted(first[0] + first[1], key=lambda row: int(row.id)) == rows
     assert [int(row.id) for row in first[0]] == sorted(int(row.id) for row in first[0])
 
@@ -241,6 +240,8 @@ def test_limits_draw_with_the_seed_and_keep_the_order(tmp_path: Path) -> None:
     assert ids == sorted(ids)
     assert ids != [int(row.id) for row in data.read_splits(limits, 1).train]
     assert data.read_splits(limits, 0) == splits
+    given = limits.model_copy(update={"dev": str(path), "dev_rows": None})  # no dev to draw: only the limit can differ
+    assert data.read_splits(given, 0).train != data.read_splits(given, 1).train
     whole = data.read_splits(Data(train=str(path)), 0)
     assert set(texts(splits.train)) < set(texts(whole.train))
     assert set(texts(splits.dev)) < set(texts(whole.dev))

@@ -27,15 +27,15 @@ def predict_majority(train: Sequence[Any], rows: Sequence[Any]) -> list[Predicte
 def predict_tfidf(train: Sequence[Labelled], rows: Sequence[Labelled], seed: int) -> list[Predicted]:
     """TF-IDF of words, word pairs and punctuation with logistic regression.
 
-    C = 10 was the best of 1, 10 and 100 on the dev rows of crowd-tweets; scikit-learn's default of 1 is too shy on short
-    texts, and cross-validation on a thousand rows picks by noise.
+    C = 100: on the 1,863 dev rows of crowd-tweets, after three draws of 1,000 training rows, it is right on 0.770,
+    C = 10 on 0.761 and scikit-learn's default of 1 on 0.722. A weak baseline would flatter the model.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b|[^\w\s]")
-    pipeline = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000, random_state=seed))
+    pipeline = make_pipeline(words, LogisticRegression(C=100.0, max_iter=1000, random_state=seed))
     pipeline.fit([row.text for row in train], [row.label for row in train])
     table = pipeline.predict_proba([row.text for row in rows])
     classes = [str(name) for name in pipeline.classes_]

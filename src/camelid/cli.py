@@ -70,7 +70,7 @@ def list_methods() -> None:
         if path.parent.name != shelf:
             shelf = path.parent.name
             screen.print(f"\n[bold]{shelf}[/]")
-        screen.print(f"  [cyan]{name:28}[/] {escape(summary(path))}", highlight=False)
+        screen.print(f"  [cyan]{name:28}[/] {escape(summary(path))}", highlight=False, soft_wrap=True)
     screen.print("\ncamelid show <method> explains one; camelid run <method> runs it.", highlight=False)
 
 
@@ -80,7 +80,7 @@ def show(method: Method) -> None:
     """What a method does, and every field of its recipe with its value and help."""
     module = methods.load(method)
     recipe = methods.resolve(method)
-    screen.print(escape((module.__doc__ or "").strip()), highlight=False)
+    screen.print(escape((module.__doc__ or "").strip()), highlight=False, soft_wrap=True)
     screen.print("\n[bold]Recipe[/] (set any with --set NAME=VALUE)\n")
     for name, value, text in _fields(recipe):
         screen.print(
@@ -241,7 +241,7 @@ def _conclude(folder: Path) -> None:
     from camelid.report import write_report
 
     for scores in json.loads((folder / "scores.json").read_text(encoding="utf-8")).values():
-        screen.print(f"\n[bold]{escape(scores['verdict'])}[/]", highlight=False)
+        screen.print(f"\n[bold]{escape(scores['verdict'])}[/]", highlight=False, soft_wrap=True)
         for name, system in scores["systems"].items():
             value = system[scores["metric"]]
             span = f"{value['value']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]"

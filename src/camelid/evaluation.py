@@ -57,23 +57,27 @@ def verdict(ours: str, score: dict[str, float], best: str | None, other: Any, ag
     mine = f"{score['value']:.3f}"
     if best is None:
         return (
-            f"{ours} reaches {name} {mine} (95 % interval {score['low']:.3f} to {score['high']:.3f}) on held-out rows; "
+            f"{ours[0].upper()}{ours[1:]} reaches {name} {mine} (95 % interval {score['low']:.3f} to {score['high']:.3f}) on held-out rows; "
             "run with --compare to see whether something simpler is as good."
         )
     difference = against["difference"]
     span = f"difference {difference['value']:+.3f}, 95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}"
+    subject = ours[0].upper() + ours[1:]
     figures = f"{name} {mine} against {other['value']:.3f} ({span})"
     if difference["low"] > 0:
-        return f"{ours} beats the best baseline, {best}: {figures}."
+        return f"{subject} beats the best baseline, {best}: {figures}."
     if difference["high"] < 0:
         return f"{best} beats {ours} here: {figures}. You need no fine-tuned LLM for this task."
     return f"{best} is as good as {ours} on these rows: {figures}. The cheaper one will do."
 
 
-def curve_scores(gold: Sequence[Any], predicted: Sequence[Any], classes: int) -> dict[str, float]:
-    """Accuracy and macro-F1 of class numbers, for the learning curve on dev rows."""
-    real, found = np.asarray(gold, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    return {"accuracy": metrics.accuracy(real, found), "macro_f1": metrics.macro_f1(real, found, classes)}
+def curve_scores(predictions: Sequence[Predicted], classes: Sequence[str]) -> dict[str, float]:
+    """Main and second score without intervals, for the learning curve on dev rows."""
+    once = Draws(len(predictions), SEED, resamples=1)
+    tagged = isinstance(predictions[0].gold, tuple)
+    scores, _ = (_tag_scores if tagged else _label_scores)(predictions, classes, once)
+    names = ("entity_f1", "token_accuracy") if tagged else ("accuracy", "macro_f1")
+    return {name: scores[name]["value"] for name in names}
 
 
 def _label_scores(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> tuple[dict[str, Any], Any]:

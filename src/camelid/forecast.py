@@ -9,8 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from camelid import data, hub, models
-from camelid import labelling
+from camelid import data, hub, labelling, models
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data, Model, Plan
 

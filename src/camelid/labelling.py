@@ -22,7 +22,7 @@ from camelid.surgery.attention_mask import build_mask
 from camelid.surgery.depth import is_splittable, lower_states
 
 STATES_BYTES = 4 << 30  # frozen states are kept in memory up to this size
-BATCH_TOKENS = 2048  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
+BATCH_TOKENS = 1024  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
 
 
 def tokenise(
@@ -134,7 +134,14 @@ def predict(
     Ties go to the lowest class. Words beyond `max_tokens` are predicted as "O", or the first class where there is none.
     """
     tokens = tokenise(tokenizer, rows, model.classes, max_tokens)
-    logits = logits_by_row(model, tokens, pad_id(tokenizer), what)
+    return predict_tokens(model, rows, tokens, pad_id(tokenizer), what)
+
+
+def predict_tokens(
+    model: Any, rows: Sequence[Labelled | Tagged], tokens: Sequence[Tokens], pad: int, what: str
+) -> list[Predicted]:
+    """`predict` for rows that are tokenised already."""
+    logits = logits_by_row(model, tokens, pad, what)
     combine: Any = _tags if isinstance(model, TokenModel) else _label
     return [combine(row, values, model.classes) for row, values in zip(rows, logits, strict=True)]
 
@@ -155,12 +162,6 @@ def logits_by_row(model: Any, rows: Sequence[Tokens], pad: int, what: str = "pre
             advance(len(indices))
     model.train(was_training)
     return result
-
-
-def classes_by_row(model: Any, rows: Sequence[Tokens], pad: int) -> list[int]:
-    """Predicted class numbers, those of all rows (or all words) one after the other."""
-    parts = logits_by_row(model, rows, pad, what="dev rows")
-    return [int(best) for logits in parts for best in logits.argmax(dim=-1).reshape(-1)]
 
 
 def predict_with(folder: Path, rows: Sequence[Labelled | Tagged], base: str | None = None) -> list[Predicted]:

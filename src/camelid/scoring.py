@@ -16,7 +16,7 @@ from camelid.batches import sorted_batches
 from camelid.progress import track
 from camelid.surgery.attention_mask import choices_mask
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 
 
 def choice_logprobs(

@@ -193,7 +193,7 @@ def _read_jsonl(path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            values = json.loads(line.rstrip())  # a line break would put what is missing at its end into column 1
+            values = json.loads(line.rstrip("\r\n"))  # a line break would put what is missing at its end into column 1
         except (ValueError, RecursionError) as error:
             place = f"column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else error
             raise UserError(

@@ -82,7 +82,8 @@ def start(name: str, recipe: Any, folder: Path, command: Sequence[str]) -> Path:
     """Run a resolved recipe into a new `folder`; returns the folder. `command` repeats the run, for the report."""
     from camelid.runs import open_run
 
-    with open_run(folder, recipe=recipe, method=name, command=command) as run:
+    method = str(Path(name).resolve()) if name.endswith(".py") else name  # to be found from any folder on resume
+    with open_run(folder, recipe=recipe, method=method, command=command) as run:
         load(name).run(recipe, run)
         run.finish()
     return folder

@@ -14,8 +14,8 @@ from camelid.errors import UserError
 from camelid.report.files import RunFiles
 from camelid.report.numbers import show_value
 
-PLAN = ("epochs", "batch_rows", "learning_rate", "schedule", "tuning", "lora_rank", "adapt_from_layer", "precision", "seed")
 LORA = ("lora_rank", "adapt_from_layer")  # of no effect when every weight is trained
+PLAN = ("epochs", "batch_rows", "learning_rate", "schedule", "tuning", *LORA, "precision", "seed")
 
 
 @dataclass(frozen=True)

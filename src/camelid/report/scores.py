@@ -14,7 +14,6 @@ from camelid.report.numbers import NONE, show_count, show_p, show_score, show_si
 from camelid.report.plots import Axis, Mark, draw_intervals, draw_ticks, fit_axis
 
 FOLD = 20  # more classes than this are shown by their extremes first
-PLAIN_ROWS = 300
 
 
 class Interval(BaseModel):
@@ -236,5 +235,7 @@ def _against(other: Against | None) -> tuple[tuple[str, str], str, str, str]:
         return (NONE, ""), NONE, NONE, NONE
     gap = other.difference
     span = f"{show_signed(gap.low)} to {show_signed(gap.high)}"
-    counts = [NONE if count is None else show_count(count) for count in (other.only_ours, other.only_theirs)]
-    return (show_signed(gap.value), span), *counts, NONE if other.p is None else show_p(other.p)  # pyright: ignore
+    only_ours, only_theirs = (
+        NONE if count is None else show_count(count) for count in (other.only_ours, other.only_theirs)
+    )
+    return (show_signed(gap.value), span), only_ours, only_theirs, NONE if other.p is None else show_p(other.p)

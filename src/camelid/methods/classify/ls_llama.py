@@ -107,9 +107,7 @@ def fit(recipe: Recipe, model: Any, folder: Path, train_rows: Sequence[Any], dev
     pad = labelling.pad_id(tokenizer)
 
     def dev_scores(model: Any) -> dict[str, float]:
-        found = labelling.classes_by_row(model, dev_tokens, pad)
-        gold = [label for row in dev_tokens for label in row.labels]
-        return curve_scores(gold, found, len(model.classes))
+        return curve_scores(labelling.predict_tokens(model, dev_rows, dev_tokens, pad, "dev rows"), model.classes)
 
     train(
         model,
