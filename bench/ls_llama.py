@@ -206,7 +206,9 @@ def measure(name: str, count: int, epochs: int) -> dict[str, float]:
     return json.loads(lines[0].removeprefix("RESULT "))
 
 
-def summarise(ours: str, theirs: str, what: str, reference: bool, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(
+    ours: str, theirs: str, what: str, reference: bool, rounds: list[dict[str, Any]], size: dict[str, int]
+) -> dict[str, Any]:
     """One line of results.jsonl: medians of both and the ratio within each round."""
     pairs = [(found[ours], found[theirs]) for found in rounds]
     ratios = [left["rate"] / right["rate"] for left, right in pairs]
@@ -219,6 +221,7 @@ def summarise(ours: str, theirs: str, what: str, reference: bool, rounds: list[d
         "ratio_min": round(min(ratios), 2),
         "ratio_max": round(max(ratios), 2),
         "pairs": len(pairs),
+        **size,
         "loss": [median("loss", 0), median("loss", 1)],
         "peak_mb": [median("peak_mb", 0), median("peak_mb", 1)],
         "machine": machine(),
@@ -258,7 +261,8 @@ def main() -> None:
             print(f"round {number + 1} {name}: {rounds[-1][name]}", flush=True)
     with RESULTS.open("a", encoding="utf-8") as out:
         for ours, theirs, what, reference in pairs:
-            line = summarise(ours, theirs, what, reference, rounds)
+            size = {"rows": options.rows, "epochs": options.epochs}
+            line = summarise(ours, theirs, what, reference, rounds, size)
             out.write(json.dumps(line) + "\n")
             print(json.dumps(line))
     return None

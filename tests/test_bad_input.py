@@ -398,7 +398,6 @@ def test_an_adapter_given_as_model(refused: Refused, tweets_csv: Path, trained: 
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="models._check_folder does not read the header of the weights")
 def test_damaged_weights(refused: Refused, tweets_csv: Path, tiny_model: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_model, tmp_path / "m")
     weights = folder / "model.safetensors"
@@ -572,7 +571,6 @@ def test_a_base_that_is_gone(
     assert str(tmp_path / "gone") in errors_of(result.output)[0][0]
 
 
-@pytest.mark.xfail(strict=True, reason="labelling.predict_file expects model/handle.json to be there")
 def test_predict_of_an_unfinished_run(camelid: Camelid, trained_copy: Path, tweets_csv: Path, tmp_path: Path) -> None:
     shutil.rmtree(trained_copy / "model")
     result = camelid("predict", trained_copy, tweets_csv, "--out", tmp_path / "o.csv")

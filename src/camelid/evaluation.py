@@ -55,14 +55,14 @@ def verdict(ours: str, score: dict[str, float], best: str | None, other: Any, ag
     """The one sentence a reader should take away. It says so when the cheap baseline is as good."""
     name = metric.replace("_", " ").replace("f1", "F1")
     mine = f"{score['value']:.3f}"
+    subject = ours[0].upper() + ours[1:]
     if best is None:
         return (
-            f"{ours[0].upper()}{ours[1:]} reaches {name} {mine} (95 % interval {score['low']:.3f} to {score['high']:.3f}) on held-out rows; "
-            "run with --compare to see whether something simpler is as good."
+            f"{subject} reaches {name} {mine} (95 % interval {score['low']:.3f} to {score['high']:.3f}) on held-out "
+            "rows; run with --compare to see whether something simpler is as good."
         )
     difference = against["difference"]
     span = f"difference {difference['value']:+.3f}, 95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}"
-    subject = ours[0].upper() + ours[1:]
     figures = f"{name} {mine} against {other['value']:.3f} ({span})"
     if difference["low"] > 0:
         return f"{subject} beats the best baseline, {best}: {figures}."

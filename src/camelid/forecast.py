@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from camelid import data, hub, labelling, models
+from camelid import data, labelling, models
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data, Model, Plan
 
@@ -29,10 +29,9 @@ def forecast_labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) ->
     except UserError as error:
         problems.append(error)
     try:
-        with hub.reached():
-            base = models.open_base(model.base, model.revision)
+        base = models.open_base(model.base, model.revision)
         if plan.tuning == "lora":
-            models._lora_config(plan, _empty_trunk(base.config), base.spec)
+            models.lora_config(plan, _empty_trunk(base.config), base.spec)
     except UserError as error:
         problems.append(error)
     raise_all(problems)

@@ -14,6 +14,7 @@ import torch
 from camelid import data, models
 from camelid.batches import Batch, EpochBatches, Tokens, collate_rows, sorted_batches
 from camelid.data import formats
+from camelid.errors import UserError
 from camelid.heads import LabelModel, TokenModel
 from camelid.progress import track
 from camelid.recipe import Plan
@@ -186,6 +187,10 @@ def predict_file(
     The input's columns are kept; `predicted` and `probability_<class>` are added. `text` (or `tokens`, for a model
     that tags words) names the column to read; the run's own column when absent.
     """
+    if not (folder / "model" / "handle.json").is_file():
+        raise UserError(
+            f"{folder} holds no trained model yet: the run is not finished", f"camelid resume {folder} finishes it."
+        )
     values = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8")).get("data", {})
     tagging = json.loads((folder / "model" / "handle.json").read_text())["settings"]["kind"] == "token"
     column = (tokens or values.get("tokens") or "tokens") if tagging else (text or values.get("text") or "text")

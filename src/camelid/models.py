@@ -17,10 +17,11 @@ from typing import Any, Literal
 import torch
 import transformers
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from camelid import runs
+from camelid import hub, runs
 from camelid.errors import UserError
 from camelid.heads import LabelModel, TokenModel, build_head, load_head, save_head
 from camelid.recipe import Plan
@@ -57,12 +58,14 @@ def open_base(spec: str, revision: str | None = None) -> Base:
         raise UserError(f"{spec} is no model folder", "Give a folder with config.json and .safetensors, or a hub id.")
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(source, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        with hub.reached():
+            config = transformers.AutoConfig.from_pretrained(source, **options)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot open the model {spec!r}: {_first_line(error)}",
-            f"Give a hub id, a folder with config.json and .safetensors, a .gguf file, or {EMBEDDED}.",
+            f"Give a hub id (and check the connection), a folder with config.json and .safetensors, a .gguf file, or "
+            f"{EMBEDDED}.",
         ) from error
     if not tokenizer.is_fast:
         raise UserError(f"{spec} has no fast tokenizer", "Convert it to a tokenizer.json; word positions need it.")
@@ -90,7 +93,7 @@ def label_model(base: Base, settings: dict[str, Any], plan: Plan, max_tokens: in
     trunk = load_trunk(base, precision if plan.tuning == "lora" else "float32")
     model = build_head(settings, trunk).to(device())
     if plan.tuning == "lora":
-        _add_adapter(model, _lora_config(plan, trunk, base.spec))
+        _add_adapter(model, lora_config(plan, trunk, base.spec))
     else:
         trunk.requires_grad_(True)
     model.origin = {
@@ -259,6 +262,11 @@ def _check_folder(folder: Path) -> None:
                 "Convert it to safetensors in a place you trust.",
             )
         raise UserError(f"{folder} holds no weights (.safetensors)", "Give a folder saved with save_pretrained.")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            safe_open(path, "pt").keys()
+        except SafetensorError as error:
+            raise UserError(f"{path} is damaged: {_first_line(error)}", "Download or copy it again.") from error
 
 
 def _load(kind: Any, base: Base, precision: Precision) -> Any:
@@ -284,7 +292,7 @@ def _weights_folder(base: Base) -> Path:
     return Path(huggingface_hub.snapshot_download(base.source, revision=base.revision, allow_patterns=patterns))
 
 
-def _lora_config(plan: Plan, trunk: Any, spec: str) -> LoraConfig:
+def lora_config(plan: Plan, trunk: Any, spec: str) -> LoraConfig:
     """PEFT's config for the plan's layers. Raises UserError for a layer name the trunk does not have."""
     linear = [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear)]
     leaves = sorted({name.rpartition(".")[2] for name in linear})
