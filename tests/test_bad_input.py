@@ -218,7 +218,7 @@ def test_rows_without_a_label_may_be_dropped(camelid: Camelid, tiny_model: Path,
     options = ("--data", path, "--model", tiny_model, "--set", "data.missing=drop", "--epochs", 1)
     result = camelid("run", "ls-llama", *options, "--out", tmp_path / "r")
     assert result.exit_code == 0, result.output
-    assert "rows left out  2 train: no label in column 'label'\n" in result.output
+    assert "rows left out  2 no label in column 'label'\n" in result.output
     manifest = json.loads((tmp_path / "r" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["notes"]["data"]["dropped"] == {"train: no label in column 'label'": 2}
     assert "no label in column" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")

@@ -111,7 +111,7 @@ def test_check_counts_what_is_left_out_and_cut(camelid: Camelid, tiny_model: Pat
         "check", "ls-llama", "--data", path, "--model", tiny_model, "--set", "data.missing=drop", "--max-tokens", 40
     )
     told = fields_of(checked.output)
-    assert told["rows left out"] == "2 train: no label in column 'label', 1 train: no text in column 'text'"
+    assert told["rows left out"] == "2 no label in column 'label', 1 no text in column 'text'"
     assert told["cut at max_tokens"] == "1 rows"
 
 

@@ -188,7 +188,7 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert page.text("h1") == ["ls-llama on shop.csv 25 November 2026"]
     assert "a linear head on the final hidden states" in page.under(id="asked")
     assert "4 test rows are also in train" in page.under(id="data")
-    assert "3 train: no label" in page.under(id="data")
+    assert "3 no label (train 3)" in page.under(id="data")
     assert "e" * 64 in html
     assert "200" in page.under(id="cost")  # 8 steps, 800 tokens, 4 s
 

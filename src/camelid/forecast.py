@@ -57,7 +57,10 @@ def forecast_labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) ->
 def _rows_lines(splits: Any, classes: list[str]) -> Lines:
     counts = Counter(name for row in splits.train for name in ([row.label] if hasattr(row, "label") else row.tags))
     shown = ", ".join(f"{name} {counts[name]}" for name in sorted(classes, key=lambda name: -counts[name])[:8])
-    dropped = ", ".join(f"{count} {why}" for why, count in splits.dropped.items())
+    totals: Counter[str] = Counter()
+    for key, count in splits.dropped.items():  # "train: retweet"
+        totals[key.partition(": ")[2]] += count
+    dropped = ", ".join(f"{count:,} {why}" for why, count in totals.most_common())
     return [
         ("rows", f"train {len(splits.train):,}, dev {len(splits.dev):,}, test {len(splits.test):,}"),
         ("scores measured on", splits.held_out),

@@ -74,10 +74,29 @@ def describe_rows(files: RunFiles) -> Rows:
         shares[:FOLD],
         shares[FOLD:],
         "entities" if tagged else "rows",
-        [(str(reason), show_count(count)) for reason, count in (notes.get("dropped") or {}).items()],
+        _by_reason(notes.get("dropped") or {}),
         [str(warning) for warning in notes.get("warnings") or []],
         _choose_samples(splits[0]) if splits else [],
     )
+
+
+def _by_reason(dropped: Mapping[str, int]) -> list[tuple[str, str]]:
+    """(reason with its counts by split, total) from counts by "split: reason", the largest first."""
+    grouped: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for key, count in dropped.items():
+        split, colon, reason = str(key).partition(": ")
+        grouped[reason if colon else split][split if colon else ""] = count
+    ordered = sorted(grouped.items(), key=lambda item: -sum(item[1].values()))
+    return [
+        (
+            f"{reason} ({', '.join(f'{split} {show_count(n)}' for split, n in counts.items() if split)})",
+            show_count(total),
+        )
+        if any(counts)
+        else (reason, show_count(total))
+        for reason, counts in ordered
+        for total in [sum(counts.values())]
+    ]
 
 
 def _read_split(name: str, rows: Iterable[Mapping[str, Any]]) -> Split:
