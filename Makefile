@@ -38,7 +38,7 @@ test: $(DEV_STAMP) ## the tests; those that need $$CAMELID_DATA are left out wit
 check: $(DEV_STAMP) ## ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(DEV_STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
