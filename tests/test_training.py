@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,10 @@ def test_dropout_and_all_resume_exactly(tiny_model: Path, tmp_path: Path) -> Non
             train(model, batches, cross_entropy, plan, folder=folder, after_step=interrupt)
         except KeyboardInterrupt:
             assert stop < batches.steps
+        kept = sorted((folder / "checkpoints").glob("step-*"))
+        assert len(kept) == 2
+        if stop == 7:  # the logs are ahead of the checkpoint, as after a kill between two checkpoints
+            shutil.rmtree(kept[-1])
         resumed, again = trained(tiny_model, folder, **options)
         assert again == lines
         for name, value in trainable(reference).items():
