@@ -30,7 +30,7 @@ def test_it_knows_the_capital_of_france() -> None:
 def test_it_learns_to_tell_complaints_from_praise(tmp_path: Path) -> None:
     rows = [row for row in data.read_rows("crowd-tweets") if row.label != "neutral"]
     chosen = [row for label in ("negative", "positive") for row in [r for r in rows if r.label == label][:16]]
-    plan = Plan(adapt_from_layer="half", learning_rate=1e-3, batch_rows=8, epochs=3, precision="float32")
+    plan = Plan(adapt_from_layer="half", learning_rate=1e-3, batch_rows=8, epochs=6, precision="float32")
     base = models.open_base("smollm2-135m")
     settings = {"kind": "label", "classes": ["negative", "positive"], "pooling": "last", "attention": "causal"}
     model = models.label_model(base, settings, plan, 64)
