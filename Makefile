@@ -49,6 +49,7 @@ effects: $(DEV_STAMP) ## the long real experiments; results into docs/
 
 bench: $(DEV_STAMP) ## side by side with what one would use instead; JSON lines into bench/results.jsonl
 	$(BIN)/python bench/ls_llama.py
+	$(BIN)/python bench/attention.py
 
 clean: ## remove the environment and caches
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache

@@ -3,12 +3,18 @@
 Each measurement is a process of its own (so peak memory is its own) and times only the work, not imports or loading.
 A round runs every contestant once, in turn; ratios are taken within a round, because a shared machine drifts.
 
-    python bench/ls_llama.py [--rounds 5] [--rows 400] [--epochs 2] [--only NAME ...]
+    python bench/ls_llama.py [--rounds 5] [--rows 400] [--epochs 2] [--test-rows 0] [--only NAME ...]
 
-Writes one JSON line a comparison to bench/results.jsonl. Trainer's contestants:
-    trainer-defaults   fp32 as loaded, batch 8, PEFT's default LoRA layers, no length grouping
-    trainer-tuned      bfloat16, length grouping, our batch, our LoRA layers, rank and dropout
-    trainer-tuned-fp32 the same in float32: the better choice on a processor without native bfloat16
+Writes one JSON line a comparison to bench/results.jsonl. A round trains with its own seed, the same for everybody; with
+--test-rows the trained models are also scored, after the clock has stopped. Trainer's contestants:
+    trainer-defaults        fp32 as loaded, batch 8, PEFT's default LoRA layers, no length grouping
+    trainer-tuned           bfloat16, length grouping, our batch, our LoRA layers, rank and dropout
+    trainer-tuned-fp32      the same in float32: the better choice on a processor without native bfloat16
+    trainer-tuned-fp32-all  the same with LoRA in every layer, as one would without camelid: no work is avoided
+
+Utilisation is the matrix products a contestant cannot do without (forward once a token and layer, backward to the
+lowest trained layer, text tokens only, adapters and attention not counted), per second, over what float32 matrix
+products of a small model's size reach in the same process.
 """
 
 from __future__ import annotations
@@ -23,11 +29,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results.jsonl")
-SEED = 0
 BUSY_LOAD = 1.0  # one-minute load average above which a comparison would measure the neighbours
 
 
@@ -40,61 +46,78 @@ def read_bench_rows(count: int) -> tuple[list[Any], list[str]]:
     return rows, data.labels_of(rows)
 
 
-def shipped_plan(epochs: int) -> Any:
-    """The plan of the method's own recipe."""
-    from camelid import methods
+@dataclass(frozen=True)
+class Job:
+    """What a contestant works on."""
 
-    return methods.resolve("ls-llama", {"plan.epochs": epochs}).plan
+    rows: list[Any]
+    classes: list[str]
+    epochs: int
+    seed: int
+    test_rows: list[Any]
+
+    @property
+    def plan(self) -> Any:
+        """The plan of the method's own recipe."""
+        from camelid import methods
+
+        return methods.resolve("ls-llama", {"plan.epochs": self.epochs, "plan.seed": self.seed}).plan
 
 
-def train_ours(rows: list[Any], classes: list[str], epochs: int) -> dict[str, float]:
-    from camelid import labelling, models
-    from camelid.objectives import cross_entropy
-    from camelid.training import train
+def train_ours(job: Job) -> dict[str, float]:
+    from camelid import labelling, models, prediction
+    from camelid.reading import Reading
 
-    plan, base = shipped_plan(epochs), models.open_base("smollm2-135m")
-    settings = {"kind": "label", "classes": classes, "pooling": "last", "attention": "causal"}
-    model = models.label_model(base, settings, plan, 256)
+    plan, base, reading = job.plan, models.open_base("smollm2-135m"), Reading(256)
+    settings = {"kind": "label", "classes": job.classes, "pooling": "last", "attention": "causal"}
+    model = models.label_model(base, settings, plan, reading)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        tokens = labelling.tokenise(base.tokenizer, rows, classes, 256)
-        pad = labelling.pad_id(base.tokenizer)
-        frozen = labelling.freeze_states(model, tokens, plan, pad)
-        batches = labelling.over_epochs(tokens, plan, pad, frozen)
-        train(model, batches, cross_entropy, plan, folder=Path(folder))
+        labelling.fit(model, base.tokenizer, job.rows, [], reading, plan, Path(folder))
         seconds = time.perf_counter() - started
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    count = sum(len(row.ids) for row in tokens) * epochs
-    return {
-        "rate": count / seconds,
-        "seconds": seconds,
-        "loss": last_epoch_loss([line["loss"] for line in lines], epochs),
-    }
+    found = trained(job, base, seconds, last_epoch_loss([line["loss"] for line in lines], job.epochs))
+    frozen = models.first_adapted_layer(plan, base.config) / base.config.num_hidden_layers
+    found["work"] *= (2 * frozen / job.epochs + 4 * (1 - frozen)) / 4
+    if job.test_rows:
+        predicted = prediction.predict(models.merge(model), base.tokenizer, job.test_rows, reading)
+        found["accuracy"] = statistics.mean(row.predicted == row.gold for row in predicted)
+    return found
 
 
-def train_theirs(rows: list[Any], classes: list[str], epochs: int, *, tuned: bool, bfloat16: bool) -> dict[str, float]:
+def trained(job: Job, base: Any, seconds: float, loss: float) -> dict[str, float]:
+    """Figures of a training run; "work" are the products of a forward and a backward pass through all layers."""
+    from camelid import models
+
+    tokens = sum(map(len, base.tokenizer([row.text for row in job.rows])["input_ids"])) * job.epochs
+    work = 4.0 * models.parameter_count(base.config) * tokens
+    return {"rate": tokens / seconds, "seconds": seconds, "loss": loss, "work": work}
+
+
+def train_theirs(job: Job, *, tuned: bool, bfloat16: bool, all_layers: bool = False) -> dict[str, float]:
     import peft
     import torch
     import transformers
 
     from camelid import models
 
-    plan, base = shipped_plan(epochs), models.open_base("smollm2-135m")
-    torch.manual_seed(SEED)
+    plan, base = job.plan, models.open_base("smollm2-135m")
+    torch.manual_seed(job.seed)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        base.source, num_labels=len(classes), dtype=torch.bfloat16 if bfloat16 else None
+        base.source, num_labels=len(job.classes), dtype=torch.bfloat16 if bfloat16 else None
     )
     model.config.pad_token_id = base.tokenizer.pad_token_id
     config = peft.LoraConfig(task_type="SEQ_CLS")
+    layers = base.config.num_hidden_layers
+    first = 0 if all_layers or not tuned else models.first_adapted_layer(plan, base.config)
     if tuned:
-        layers = list(range(models.first_adapted_layer(plan, base.config), base.config.num_hidden_layers))
         config = peft.LoraConfig(
             task_type="SEQ_CLS",
             r=plan.lora_rank,
             lora_alpha=int(plan.lora_alpha),
             lora_dropout=plan.lora_dropout,
             target_modules=list(plan.lora_targets),
-            layers_to_transform=layers,
+            layers_to_transform=list(range(first, layers)),
         )
     model = peft.get_peft_model(model, config)
     losses: list[float] = []
@@ -102,6 +125,10 @@ def train_theirs(rows: list[Any], classes: list[str], epochs: int, *, tuned: boo
     class Losses(transformers.TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
             losses.extend([logs["loss"]] if "loss" in logs else [])
+
+    def features(rows: list[Any]) -> list[dict[str, Any]]:
+        encoded = base.tokenizer([row.text for row in rows])["input_ids"]
+        return [{"input_ids": ids, "labels": job.classes.index(row.label)} for ids, row in zip(encoded, rows)]
 
     with tempfile.TemporaryDirectory() as folder:
         options: dict[str, Any] = {"per_device_train_batch_size": 8}
@@ -114,22 +141,22 @@ def train_theirs(rows: list[Any], classes: list[str], epochs: int, *, tuned: boo
                 "bf16": bfloat16,
             }
         arguments = transformers.TrainingArguments(
-            output_dir=folder, num_train_epochs=epochs, logging_steps=1, save_strategy="no", report_to=[],
-            disable_tqdm=True, seed=SEED, use_cpu=True, **options,
+            output_dir=folder, num_train_epochs=job.epochs, logging_steps=1, save_strategy="no", report_to=[],
+            disable_tqdm=True, seed=job.seed, use_cpu=True, **options,
         )  # fmt: skip
         started = time.perf_counter()
-        encoded = base.tokenizer([row.text for row in rows])["input_ids"]
-        features = [
-            {"input_ids": ids, "labels": classes.index(row.label)} for ids, row in zip(encoded, rows, strict=True)
-        ]
         trainer = transformers.Trainer(
-            model, arguments, train_dataset=features, processing_class=base.tokenizer, callbacks=[Losses()],
+            model, arguments, train_dataset=features(job.rows), processing_class=base.tokenizer, callbacks=[Losses()],
             data_collator=transformers.DataCollatorWithPadding(base.tokenizer),
         )  # fmt: skip
         trainer.train()
         seconds = time.perf_counter() - started
-    count = sum(map(len, encoded)) * epochs
-    return {"rate": count / seconds, "seconds": seconds, "loss": last_epoch_loss(losses, epochs)}
+        found = trained(job, base, seconds, last_epoch_loss(losses, job.epochs))
+        found["work"] *= (2 + 2 * (1 - first / layers)) / 4
+        if job.test_rows:
+            output: Any = trainer.predict(features(job.test_rows))  # type: ignore[arg-type]
+            found["accuracy"] = float((output.predictions.argmax(axis=1) == output.label_ids).mean())
+    return found
 
 
 def last_epoch_loss(losses: list[float], epochs: int) -> float:
@@ -137,68 +164,90 @@ def last_epoch_loss(losses: list[float], epochs: int) -> float:
     return statistics.mean(losses[-(len(losses) // epochs) :])
 
 
-def predict_ours(rows: list[Any], classes: list[str], epochs: int) -> dict[str, float]:
-    from camelid import labelling, models
+def predict_ours(job: Job) -> dict[str, float]:
+    from camelid import models, prediction
+    from camelid.reading import Reading
 
-    plan, base = shipped_plan(epochs), models.open_base("smollm2-135m")
-    settings = {"kind": "label", "classes": classes, "pooling": "last", "attention": "causal"}
-    model = models.merge(models.label_model(base, settings, plan, 256))
+    base, reading = models.open_base("smollm2-135m"), Reading(256)
+    settings = {"kind": "label", "classes": job.classes, "pooling": "last", "attention": "causal"}
+    model = models.merge(models.label_model(base, settings, job.plan, reading))
     started = time.perf_counter()
-    labelling.predict(model, base.tokenizer, rows, 256)
-    seconds = time.perf_counter() - started
-    return {"rate": len(rows) / seconds, "seconds": seconds, "loss": 0.0}
+    prediction.predict(model, base.tokenizer, job.rows, reading)
+    return predicted(job, base, time.perf_counter() - started)
 
 
-def predict_theirs(rows: list[Any], classes: list[str], epochs: int, *, batch_size: int) -> dict[str, float]:
+def predict_theirs(job: Job, *, batch_size: int) -> dict[str, float]:
     import transformers
 
     from camelid import models
 
     base = models.open_base("smollm2-135m")
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(base.source, num_labels=len(classes))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base.source, num_labels=len(job.classes))
     model.config.pad_token_id = base.tokenizer.pad_token_id
     classifier: Any = transformers.pipeline("text-classification", model=model, tokenizer=base.tokenizer)
     started = time.perf_counter()
-    classifier([row.text for row in rows], batch_size=batch_size)
-    seconds = time.perf_counter() - started
-    return {"rate": len(rows) / seconds, "seconds": seconds, "loss": 0.0}
+    classifier([row.text for row in job.rows], batch_size=batch_size)
+    return predicted(job, base, time.perf_counter() - started)
+
+
+def predicted(job: Job, base: Any, seconds: float) -> dict[str, float]:
+    """Figures of a prediction run: rows a second."""
+    from camelid import models
+
+    tokens = sum(map(len, base.tokenizer([row.text for row in job.rows])["input_ids"]))
+    work = 2.0 * models.parameter_count(base.config) * tokens
+    return {"rate": len(job.rows) / seconds, "seconds": seconds, "loss": 0.0, "work": work}
 
 
 CONTESTANTS = {
     "train-ours": train_ours,
-    "trainer-defaults": lambda *a: train_theirs(*a, tuned=False, bfloat16=False),
-    "trainer-tuned-fp32": lambda *a: train_theirs(*a, tuned=True, bfloat16=False),
-    "trainer-tuned": lambda *a: train_theirs(*a, tuned=True, bfloat16=True),
+    "trainer-defaults": lambda job: train_theirs(job, tuned=False, bfloat16=False),
+    "trainer-tuned-fp32": lambda job: train_theirs(job, tuned=True, bfloat16=False),
+    "trainer-tuned-fp32-all": lambda job: train_theirs(job, tuned=True, bfloat16=False, all_layers=True),
+    "trainer-tuned": lambda job: train_theirs(job, tuned=True, bfloat16=True),
     "predict-ours": predict_ours,
-    "pipeline": lambda *a: predict_theirs(*a, batch_size=1),
-    "pipeline-batch-32": lambda *a: predict_theirs(*a, batch_size=32),
+    "pipeline": lambda job: predict_theirs(job, batch_size=1),
+    "pipeline-batch-32": lambda job: predict_theirs(job, batch_size=32),
 }
 PAIRS = [
     ("train-ours", "trainer-defaults", "training tokens/s against Trainer + PEFT as they come", False),
     ("train-ours", "trainer-tuned", "training tokens/s against Trainer + PEFT tuned by hand, bfloat16", False),
     ("train-ours", "trainer-tuned-fp32", "training tokens/s against Trainer + PEFT tuned by hand, float32", True),
+    (
+        "train-ours",
+        "trainer-tuned-fp32-all",
+        "training tokens/s against Trainer + PEFT tuned by hand, float32, LoRA in all layers",
+        True,
+    ),
     ("predict-ours", "pipeline", "prediction rows/s against pipeline() as it comes", False),
     ("predict-ours", "pipeline-batch-32", "prediction rows/s against pipeline(batch_size=32)", True),
 ]
 
 
-def work(name: str, count: int, epochs: int) -> None:
+def work(name: str, options: argparse.Namespace) -> None:
     """One measurement, in this process; prints a JSON line."""
     import resource
 
     import transformers
 
+    from camelid import data, environment
+
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    rows, classes = read_bench_rows(count)
-    found = CONTESTANTS[name](rows, classes, epochs)
+    rows, classes = read_bench_rows(options.rows)
+    test_rows = data.read_rows("emotion:test")[: options.test_rows] if options.test_rows else []
+    peak = environment.products_per_second("float32", 1.0)
+    found = CONTESTANTS[name](Job(rows, classes, options.epochs, options.seed, test_rows))
+    peak = max(peak, environment.products_per_second("float32", 1.0))
+    found["utilisation"] = found.pop("work") / found["seconds"] / peak
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print("RESULT " + json.dumps(found))
 
 
-def measure(name: str, count: int, epochs: int) -> dict[str, float]:
+def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--work", name, "--rows", str(count), "--epochs", str(epochs)]
+    command = [sys.executable, __file__, "--work", name, "--rows", str(options.rows), "--epochs", str(options.epochs)]
+    command += ["--seed", str(seed), "--test-rows", str(options.test_rows)]
     output = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -213,6 +262,8 @@ def summarise(
     pairs = [(found[ours], found[theirs]) for found in rounds]
     ratios = [left["rate"] / right["rate"] for left, right in pairs]
     median = lambda key, side: round(statistics.median(pair[side][key] for pair in pairs), 3)  # noqa: E731
+    scored = all("accuracy" in side for side in pairs[0])
+    accuracies = {"accuracy": [[round(pair[side]["accuracy"], 4) for pair in pairs] for side in (0, 1)]}
     return {
         "name": what,
         "ours": median("rate", 0),
@@ -224,6 +275,8 @@ def summarise(
         **size,
         "loss": [median("loss", 0), median("loss", 1)],
         "peak_mb": [median("peak_mb", 0), median("peak_mb", 1)],
+        "utilisation": [median("utilisation", 0), median("utilisation", 1)],
+        **(accuracies if scored else {}),
         "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
         **({"reference": True} if reference else {}),
@@ -241,12 +294,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--test-rows", type=int, default=0, help="also score on so many test rows of emotion")
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--only", nargs="*", default=[], help="names of contestants to compare with")
     parser.add_argument("--anyway", action="store_true", help="run on a loaded machine too")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        return work(options.work, options.rows, options.epochs)
+        return work(options.work, options)
     load = os.getloadavg()[0]
     if load > BUSY_LOAD and not options.anyway:
         raise SystemExit(f"the machine is busy (load {load:.1f}); wait, or use --anyway")
@@ -257,7 +312,7 @@ def main() -> None:
         order = random.Random(number).sample(names, len(names))
         rounds.append({})
         for name in order:
-            rounds[-1][name] = measure(name, options.rows, options.epochs)
+            rounds[-1][name] = measure(name, number, options)
             print(f"round {number + 1} {name}: {rounds[-1][name]}", flush=True)
     with RESULTS.open("a", encoding="utf-8") as out:
         for ours, theirs, what, reference in pairs:

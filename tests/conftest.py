@@ -94,6 +94,32 @@ def make_model(folder: Path, seed: int) -> Path:
     return folder
 
 
+def tiny_trunk(architecture: str = "llama", implementation: str = "sdpa", **values: int) -> Any:
+    """A random trunk of 3 layers, width 32, in evaluation mode."""
+    import torch
+    import transformers
+
+    torch.manual_seed(7)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128} | values
+    config = transformers.AutoConfig.for_model(architecture, **sizes)
+    return transformers.AutoModel.from_config(config, attn_implementation=implementation).eval()
+
+
+def batch_of(rows: list[list[int]], side: str = "right", width: int | None = None, pad: int = 5) -> Any:
+    """Rows padded with an id that also occurs as text: padding must be told by the mask."""
+    import torch
+
+    from camelid.batches import Batch
+
+    width = width or max(map(len, rows))
+    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[number, where], mask[number, where] = torch.tensor(row), 1
+    return Batch(ids, mask, labels_N=torch.zeros(len(rows), dtype=torch.long))
+
+
 def make_tokenizer() -> Any:
     import tokenizers
     import transformers

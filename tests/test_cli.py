@@ -390,7 +390,7 @@ def test_predict_gives_one_tag_a_word(
         found = read_csv(out)
         assert [row["tokens"].split() for row in found] == [row["tokens"] for row in tagged_rows()]
         tags = [row["predicted"].split() for row in found]
-    assert list(found[0]) == ["tokens", "tags", "predicted"]
+    assert list(found[0]) == ["tokens", "tags", "predicted", "entities"]
     assert [len(row) for row in tags] == [len(row["tokens"]) for row in tagged_rows()]
     assert {tag for row in tags for tag in row} <= {"B-person", "B-place", "I-person", "I-place", "O"}
 

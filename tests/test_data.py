@@ -512,3 +512,16 @@ def test_real_sets(name: str, counts: tuple[int | None, ...], classes: int) -> N
 
 def test_tagged_rows_of_the_tests_are_sound() -> None:
     assert all(len(row["tokens"]) == len(row["tags"]) for row in tagged_rows())
+
+
+def test_so_many_rows_of_each_class(tweets_csv: Path) -> None:
+    splits = data.read_splits(Data(train=str(tweets_csv), train_per_class=4), 0)
+    assert Counter(row.label for row in splits.train) == {"cross": 4, "glad": 4, "plain": 4}
+    other = data.read_splits(Data(train=str(tweets_csv), train_per_class=4), 1)
+    assert [row.id for row in other.train] != [row.id for row in splits.train]
+    assert data.read_splits(Data(train=str(tweets_csv), train_per_class=99), 0).train
+
+
+def test_rows_of_each_class_need_classes(tagged_jsonl: Path) -> None:
+    with pytest.raises(UserError, match="one class each"):
+        data.read_splits(Data(train=str(tagged_jsonl), tokens="tokens", tags="tags", train_per_class=2), 0)

@@ -12,6 +12,7 @@ from camelid import models
 from camelid.batches import Tokens, collate_rows
 from camelid.labelling import freeze_states, over_epochs
 from camelid.objectives import cross_entropy
+from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.surgery.depth import is_splittable
 
@@ -22,7 +23,7 @@ ROWS = [Tokens("0", [3, 9, 5, 11, 4], [0]), Tokens("1", [8, 2], [1]), Tokens("2"
 def test_training_from_frozen_states_is_training_the_whole(tiny_model: Path, attention: str) -> None:
     settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": attention}
     plan = Plan(adapt_from_layer=2, precision="float32", batch_rows=3, epochs=1)
-    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, 16)
+    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, Reading(16))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -48,7 +49,7 @@ def test_training_from_frozen_states_is_training_the_whole(tiny_model: Path, att
 def test_nothing_is_kept_when_every_layer_is_trained(tiny_model: Path) -> None:
     settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "causal"}
     plan = Plan(precision="float32")
-    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, 16)
+    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, Reading(16))
     assert freeze_states(model, ROWS, plan, 0) is None
 
 
@@ -65,7 +66,7 @@ def test_an_architecture_that_cannot_be_split_is_told_apart() -> None:
 def test_padding_of_frozen_states_is_never_read(tiny_model: Path) -> None:
     settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "bidirectional"}
     plan = Plan(adapt_from_layer=2, precision="float32")
-    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, 16).eval()
+    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, Reading(16)).eval()
     frozen = freeze_states(model, ROWS, plan, 0)
     assert frozen is not None
     batch = frozen.attach(collate_rows(ROWS, 0), range(3))

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, f1_score
+from scipy import stats
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
 
 from camelid import metrics
 from camelid.metrics import Draws, entities
@@ -53,7 +60,7 @@ def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int) -
     first, second = (np.array(column) for column in zip(*right, strict=True))
     found = metrics.mcnemar(first, second)
     differ = only_first + only_second
-    expected = binomtest(only_first, differ, 0.5).pvalue if differ else 1.0
+    expected = stats.binomtest(only_first, differ, 0.5).pvalue if differ else 1.0
     assert found == (only_first, only_second, pytest.approx(expected))
 
 
@@ -69,6 +76,138 @@ def test_entity_f1_by_hand() -> None:
     gold, found = ["B-per", "I-per", "O", "B-loc", "O"], ["B-per", "I-per", "O", "B-loc", "I-loc"]
     counts = metrics.entity_counts(gold, found)
     assert counts.tolist() == [1, 2, 2]
-    assert metrics.entity_f1(counts) == 0.5
-    assert metrics.entity_f1(metrics.entity_counts(gold, found, kind="loc")) == 0.0
-    assert metrics.entity_f1(np.array([0, 0, 0])) == 0.0
+    assert metrics.counted_f1(counts) == 0.5
+    assert metrics.counted_f1(metrics.entity_counts(gold, found, kind="loc")) == 0.0
+    assert metrics.counted_f1(np.array([0, 0, 0])) == 0.0
+
+
+@pytest.fixture
+def sets() -> tuple[np.ndarray, np.ndarray]:
+    """300 rows of 6 classes, of which the last never occurs; some rows have none."""
+    draw = np.random.default_rng(4)
+    gold = draw.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.02, 0.0]
+    return gold, gold ^ (draw.random((300, 6)) < [0.2, 0.2, 0.2, 0.1, 0.01, 0.0])
+
+
+def test_f1_of_sets_equals_scikit_learn(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    gold, found = sets
+    counts = metrics.set_counts(gold, found)
+    np.testing.assert_allclose(metrics.counted_f1(counts), f1_score(gold, found, average=None, zero_division=0))
+    assert metrics.micro_f1(counts) == pytest.approx(f1_score(gold, found, average="micro"))
+    # nan leaves a class that never occurs out of the mean
+    assert metrics.mean_f1(counts) == pytest.approx(f1_score(gold, found, average="macro", zero_division=np.nan))
+
+
+def test_set_counts_by_hand() -> None:
+    """Class a: gold in rows 1 and 2, found in 2 and 3, so 1 hit. Class b: gold in 1 only, never found. F1 2 / 4 and 0;
+    micro 2 * 1 / (3 + 2)."""
+    gold, found = np.array([[1, 1], [1, 0], [0, 0]], bool), np.array([[0, 0], [1, 0], [1, 0]], bool)
+    counts = metrics.set_counts(gold, found)
+    assert counts.tolist() == [[1, 2, 2], [0, 1, 0]]
+    assert (metrics.micro_f1(counts), metrics.mean_f1(counts)) == (0.4, 0.25)
+    assert metrics.micro_f1(np.zeros((2, 3), int)) == metrics.mean_f1(np.zeros((2, 3), int)) == 0
+
+
+def test_resampled_set_counts_are_those_of_the_drawn_rows(sets: tuple[np.ndarray, np.ndarray]) -> None:
+    gold, found = sets
+    draws = Draws(300, seed=1, resamples=20)
+    expected = [metrics.set_counts(gold[draw], found[draw]) for draw in draws]
+    np.testing.assert_array_equal(metrics.resampled_set_counts(gold, found, draws), expected)
+
+
+def test_scores_of_numbers_equal_scikit_learn_and_scipy() -> None:
+    draw = np.random.default_rng(5)
+    gold = draw.integers(1, 6, size=200).astype(float)  # many ties
+    found = (0.5 * gold + draw.normal(size=200)).round(1)
+    assert metrics.r2(gold, found) == pytest.approx(r2_score(gold, found))
+    assert metrics.r2(gold, found) != pytest.approx(r2_score(found, gold))
+    assert metrics.pearson(gold, found) == pytest.approx(stats.pearsonr(gold, found).statistic)
+    assert metrics.spearman(gold, found) == pytest.approx(stats.spearmanr(gold, found).statistic)
+    assert metrics.spearman(gold, -found) == pytest.approx(-metrics.spearman(gold, found))
+    assert metrics.mae(gold, found) == pytest.approx(mean_absolute_error(gold, found))
+    assert metrics.rmse(gold, found) == pytest.approx(root_mean_squared_error(gold, found))
+
+
+def test_r2_by_hand() -> None:
+    """Gold 1, 2, 3 has SS_tot 2. Found 1, 2, 5: SS_res 4, so -1. Found 2, 2, 2 (the mean): 0. Swapped: SS_tot 26/3."""
+    gold, found = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 5.0])
+    assert metrics.r2(gold, found) == -1
+    assert metrics.r2(gold, np.full(3, 2.0)) == 0
+    assert metrics.r2(found, gold) == pytest.approx(1 - 4 / (26 / 3))
+
+
+def test_what_is_not_defined_is_zero() -> None:
+    """0.1 three times has a mean that is not exactly 0.1, so its SS_tot is above 0 by a rounding error."""
+    same, other = np.full(3, 0.1), np.array([0.1, 0.2, 0.4])
+    assert metrics.pearson(same, other) == metrics.spearman(other, same) == 0
+    assert (metrics.r2(same, other), metrics.r2(same, same)) == (0, 1)
+
+
+def test_ranks_of_a_part_need_no_new_sorting() -> None:
+    draw = np.random.default_rng(6)
+    values = draw.integers(0, 30, size=100) / 7
+    places = metrics.number_values(values)
+    np.testing.assert_array_equal(metrics.average_ranks(places), stats.rankdata(values))
+    drawn = draw.integers(0, 100, size=(3, 40))
+    np.testing.assert_array_equal(metrics.average_ranks(places[drawn]), stats.rankdata(values[drawn], axis=1))
+
+
+@pytest.mark.parametrize("rows", [1_000, 70_000])
+def test_resamples_scored_in_blocks_are_those_scored_alone(rows: int) -> None:
+    """70,000 rows make blocks of one resample, 1,000 rows one block of all."""
+    gold, found = np.random.default_rng(8).normal(size=(2, rows))
+    draws = Draws(rows, seed=2, resamples=5)
+    for score in (metrics.r2, metrics.pearson, metrics.mae, metrics.rmse):
+        alone = [score(gold[drawn], found[drawn]) for drawn in draws]
+        together = metrics.bootstrap_rows(draws, lambda drawn, score=score: score(gold[drawn], found[drawn]))
+        np.testing.assert_allclose(together, alone)
+    np.testing.assert_allclose(metrics.resampled_mean(gold, draws), [gold[drawn].mean() for drawn in draws])
+
+
+def test_confidence_on_an_edge_belongs_below_it() -> None:
+    confidence = np.array([0.0, 0.05, 0.1, np.nextafter(0.1, 1), 0.3, 0.7, 0.95, 1.0])
+    assert metrics.confidence_bins(confidence).tolist() == [0, 0, 0, 1, 2, 6, 9, 9]
+
+
+def test_calibration_error_by_hand() -> None:
+    """Bin (0.5, 0.6]: confidences 0.6, 0.6 and one right: |1/2 - 0.6| = 0.1 on 2 of 5 rows. Bin (0.8, 0.9]: 0.9, 0.8+
+    and 0.86, all right: 1 - (0.9 + 0.85 + 0.86) / 3 = 0.13 on 3 of 5. ECE = 0.04 + 0.078."""
+    confidence, right = np.array([0.6, 0.9, 0.6, 0.85, 0.86]), np.array([True, True, False, True, True])
+    assert metrics.calibration_error(confidence, right) == pytest.approx(0.118)
+    low, high = metrics.reliability(confidence, right)
+    assert low == {"low": 0.5, "high": 0.6, "count": 2, "confidence": 0.6, "accuracy": 0.5}
+    assert high == {"low": 0.8, "high": 0.9, "count": 3, "confidence": pytest.approx(0.87), "accuracy": 1.0}
+
+
+def test_brier_and_likelihood_by_hand() -> None:
+    """Said 0.7, 0.2, 0.1 where the second is gold: 0.49 + 0.64 + 0.01, and -log 0.2. What had 0 counts as 1e-12."""
+    said, gold = np.array([[0.7, 0.2, 0.1], [1.0, 0.0, 0.0]]), np.array([1, 2])
+    np.testing.assert_allclose(metrics.brier(said, gold), [1.14, 2.0])
+    np.testing.assert_allclose(metrics.negative_log_likelihood(said, gold), [-np.log(0.2), 12 * np.log(10)])
+    draw = np.random.default_rng(7)
+    said, gold = draw.dirichlet(np.ones(4), size=50), draw.integers(0, 4, size=50)
+    assert metrics.negative_log_likelihood(said, gold).mean() == pytest.approx(log_loss(gold, said))
+
+
+def test_chance_error_is_that_of_coins() -> None:
+    """A model that always says 1/2 and is right like a coin: |X / 100 - 1/2| for X ~ Binomial(100, 1/2), whose 95th
+    percentile is 0.10. One that says 1 and is always right has no error."""
+    found = metrics.chance_error(np.full(100, 0.5), Draws(100, seed=0))
+    assert found == pytest.approx((stats.binom.ppf(0.975, 100, 0.5) - 50) / 100, abs=0.011)
+    assert metrics.chance_error(np.ones(100), Draws(100, seed=0, resamples=10)) == 0
+
+
+def test_mean_over_seeds_by_hand() -> None:
+    """1, 2, 3: s = 1 and t(0.975; 2) = 4.3027, so 2 +- 4.3027 / sqrt(3)."""
+    found = metrics.aggregate_seeds([1.0, 2.0, 3.0])
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    values = [0.81, 0.79, 0.8, 0.84, 0.77]
+    found = metrics.aggregate_seeds(values)
+    ends = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(ends)
+    assert metrics.aggregate_seeds([0.7]).as_dict() == {"value": 0.7, "low": 0.7, "high": 0.7}
+
+
+def test_names_of_metrics() -> None:
+    names = [metrics.name_metric(name) for name in ("accuracy", "entity_f1", "macro_f1", "r2", "exact_match", "rmse")]
+    assert names == ["accuracy", "entity F1", "macro-F1", "R²", "exact match", "RMSE"]

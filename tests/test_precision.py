@@ -9,7 +9,8 @@ import torch
 
 from camelid import models
 from camelid.batches import Tokens
-from camelid.labelling import logits_by_row
+from camelid.prediction import logits_by_row
+from camelid.reading import Reading
 from camelid.recipe import Plan
 
 
@@ -30,7 +31,7 @@ def test_bfloat16_trunk_with_a_float32_head(tiny_model: Path) -> None:
     rows = [Tokens("0", [3, 9, 5, 11], [0]), Tokens("1", [8, 2], [1])]
     logits = {}
     for precision in ("float32", "bfloat16"):
-        model = models.label_model(models.open_base(str(tiny_model)), settings, Plan(precision=precision), 16)
+        model = models.label_model(models.open_base(str(tiny_model)), settings, Plan(precision=precision), Reading(16))
         dtypes = {p.requires_grad: p.dtype for p in model.parameters()}
         assert dtypes == {True: torch.float32, False: getattr(torch, precision)}
         logits[precision] = torch.stack(logits_by_row(model, rows, 0))

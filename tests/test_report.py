@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -14,15 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 
 from camelid.errors import UserError
 from camelid.evaluation import evaluate
+from camelid.metrics import aggregate_seeds
 from camelid.report import split_verdict, write_report
+from camelid.report.calibration import draw_reliability, judge_probabilities, undo_temperature, wilson_interval
 from camelid.report.costs import cost_of_system, sum_costs
 from camelid.report.curves import smooth, thin
-from camelid.report.mistakes import Stretch, mark_entities
-from camelid.report.numbers import show_memory, show_p, show_score, show_seconds, show_signed
-from camelid.report.plots import Axis, Mark, draw_bar, draw_intervals, fit_axis
+from camelid.report.histograms import plot_numbers
+from camelid.report.numbers import show_memory, show_number, show_p, show_score, show_seconds, show_signed
+from camelid.report.plots import Axis, Column, Mark, draw_bar, draw_columns, draw_intervals, fit_axis
+from camelid.report.residuals import describe_errors, spread_ratings, thin_pairs
+from camelid.report.scores import Calibration
+from camelid.report.sentences import Stretch, mark_entities
 from camelid.rows import Labelled, Predicted, Row, Tagged, write_rows
 from camelid.runs import slug
 
@@ -151,7 +158,7 @@ def label_run(
         for n, row in enumerate(rows)
     ]
     systems = {"majority class": [Predicted(row.id, row.label, classes[0], {}) for row in rows], OURS: ours}
-    scores = more.pop("scores", None) or {"held_out": {"split": "test", **evaluate(systems, classes, OURS)}}
+    scores = more.pop("scores", None) or {"held_out": {"split": "test", **evaluate(systems, classes, OURS, "labels")}}
     splits: dict[str, list[Row]] = {"train": list(rows), "dev": list(rows[:2]), "test": list(rows)}
     return make_run(folder, splits, systems, scores, **more)
 
@@ -165,8 +172,90 @@ def tag_run(folder: Path) -> Path:
         rows.append(Tagged(str(n), f"notes line {n}", tuple(f"word{n}.{k}" for k in range(n + 1)), gold))
         ours.append(Predicted(str(n), gold, found, {}))
     classes = ["B-person", "I-person", "B-place", "O"]
-    entry = {"split": "test", **evaluate({OURS: ours}, classes, OURS)}
+    entry = {"split": "test", **evaluate({OURS: ours}, classes, OURS, "tags")}
     return make_run(folder, {"train": list(rows), "test": list(rows)}, {OURS: ours}, {"held_out": entry})
+
+
+def set_run(folder: Path, classes: Sequence[str] = ("late", "broken", "praise"), text: str = "parcel") -> Path:
+    """20 rows in turn with {0, 1}, {0}, {} and {2} of the classes; ours is right but for rows 0 to 3.
+
+    Row 0: {0} only, 1 is missing with 0.1. Row 1: {0, 2}, 2 is too much with 0.95. Row 2: {1} with 0.7. Row 3: {} with
+    0.4 for 2.
+    """
+    labels = [tuple(classes[k] for k in ks) for ks in ([0, 1], [0], [], [2])]
+    rows = [Labelled(str(n), f"shop.csv line {n + 2}", f"{text} {n}", labels[n % 4]) for n in range(20)]
+    said: dict[int, tuple[Any, Any]] = {
+        0: ([0], [0.8, 0.1, 0.0]),
+        1: ([0, 2], [0.9, 0.0, 0.95]),
+        2: ([1], [0.0, 0.7, 0.0]),
+        3: ([], [0.0, 0.0, 0.4]),
+    }
+    ours = [
+        Predicted(row.id, row.label, tuple(classes[k] for k in found), dict(zip(classes, shares, strict=True)))
+        for n, row in enumerate(rows)
+        for found, shares in [said.get(n, ([classes.index(name) for name in labels[n % 4]], [0.5] * 3))]
+    ]
+    none = [Predicted(row.id, row.label, (), {}) for row in rows]
+    systems = {"majority class": none, OURS: ours}
+    entry = {"split": "test", **evaluate(systems, classes, OURS, "multi-label")}
+    return make_run(folder, {"train": list(rows), "test": list(rows[:4])}, systems, {"held_out": entry})
+
+
+def number_run(folder: Path, text: str = "review") -> Path:
+    """40 rows; row n has label n / 10, and ours says 1 too much where n is 7 or 20, 0.5 too little where n is 11, else
+    0.1 too much."""
+    gold = [n / 10 for n in range(40)]
+    rows = [Labelled(str(n), f"shop.csv line {n + 2}", f"{text} {n}", value) for n, value in enumerate(gold)]
+    errors = {7: 1.0, 20: 1.0, 11: -0.5}
+    ours = [Predicted(str(n), value, value + errors.get(n, 0.1), {}) for n, value in enumerate(gold)]
+    mean = [Predicted(str(n), value, 2.0, {}) for n, value in enumerate(gold)]
+    systems = {"mean of the training rows": mean, OURS: ours}
+    entry = {"split": "test", **evaluate(systems, [], OURS, "regression")}
+    return make_run(folder, {"train": list(rows), "test": list(rows)}, systems, {"held_out": entry})
+
+
+def calibrated_run(folder: Path, **handle: Any) -> Path:
+    """Six rows: ours said late with 0.8 and was right four times. Under temperature 2 that was 0.64 / 0.68 before."""
+    rows = [Labelled(str(n), f"line {n}", f"parcel {n}", "late" if n < 4 else "broken") for n in range(6)]
+    ours = [Predicted(row.id, row.label, "late", {"broken": 0.2, "late": 0.8}) for row in rows]
+    sure = [Predicted(row.id, row.label, "late", {"broken": 0.0, "late": 1.0}) for row in rows]
+    bare = [Predicted(row.id, row.label, "late", {}) for row in rows]
+    systems = {"sure": sure, "bare": bare, OURS: ours}
+    entry = {"split": "test", **evaluate(systems, ["broken", "late"], OURS, "labels")}
+    make_run(folder, {"train": list(rows), "test": list(rows)}, systems, {"held_out": entry})
+    change(folder / "model/handle.json", **handle)
+    return folder
+
+
+def seeds_entry(values: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "metric": "accuracy",
+        "systems": {
+            name: {"seeds": list(range(len(each))), "values": each, "mean": aggregate_seeds(each).as_dict()}
+            for name, each in values.items()
+        },
+    }
+
+
+def change(path: Path, **values: Any) -> None:
+    """Set entries of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def drawings(html: str, section: str, name: str) -> list[Page]:
+    """The plots of one class in one section, each parsed. A panel holds pictures of its own."""
+    start = html.index(f'<section id="{section}"')
+    found, at = [], html.find(f'<svg class="{name}"', start, html.index("</section>", start))
+    while at >= 0:
+        end, depth = at, 0
+        for tag in re.finditer(r"<svg|</svg>", html[at:]):
+            depth += 1 if tag[0] == "<svg" else -1
+            end = at + tag.end()
+            if not depth:
+                break
+        found.append(Page(html[at:end]))
+        at = html.find(f'<svg class="{name}"', end, html.index("</section>", start))
+    return found
 
 
 def read_page(folder: Path) -> tuple[str, Page]:
@@ -181,7 +270,8 @@ def span(value: float, low: float, high: float) -> dict[str, float]:
 def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     html, page = read_page(label_run(tmp_path / "run"))
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
-    sections = ["asked", "data", "comparison", "curve", "confusion", "classes", "mistakes", "cost", "lineage", "repeat"]
+    sections = ["asked", "data", "comparison", "curve", "confusion", "classes", "calibration", "mistakes", "cost"]
+    sections += ["lineage", "repeat"]
     assert ids == sections
     assert {f"#{name}" for name in sections} == {a["href"] for tag, a in page.elements if tag == "a"}
     assert page.text("title")[0] == "ls-llama on shop.csv · camelid"
@@ -191,6 +281,12 @@ def test_a_finished_run_shows_every_section(tmp_path: Path) -> None:
     assert "3 no label (train 3)" in page.under(id="data")
     assert "e" * 64 in html
     assert "200" in page.under(id="cost")  # 8 steps, 800 tokens, 4 s
+
+
+def check_harmless(page: Page) -> None:
+    assert {tag for tag, _ in page.elements} <= set(ELEMENTS.split())
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert [tag for tag, _ in page.elements].count("style") == 1
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -206,15 +302,28 @@ def test_hostile_text_stays_text_everywhere(tmp_path: Path, hostile: str) -> Non
     scores[hostile] = {hostile: hostile}
     (folder / "scores.json").write_text(json.dumps(scores))
     _, page = read_page(folder)
-    assert {tag for tag, _ in page.elements} <= set(ELEMENTS.split())
-    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    assert [tag for tag, _ in page.elements].count("style") == 1
+    check_harmless(page)
     folded = " ".join(hostile.split())
     assert any(folded[:600] in text for text in page.text("p", dir="auto")), "the row's text is not readable"
     assert any(
         attributes.get("aria-label", "").startswith(hostile) for tag, attributes in page.elements if tag == "svg"
     )
     assert any(folded in text for text in page.text("svg")), "the class is not in the title of a plot"
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_text_of_the_other_tasks_stays_text(tmp_path: Path, hostile: str) -> None:
+    folded = " ".join(hostile.split())[:600]
+    _, page = read_page(set_run(tmp_path / "sets", classes=("other", "third", hostile), text=hostile))
+    check_harmless(page)
+    assert any(folded in text for text in page.text("p", **{"class": "text"}))
+    assert any(folded in text for text in page.text("span", **{"class": "choice surplus"}))
+    folder = number_run(tmp_path / "numbers", text=hostile)
+    change(folder / "scores.json", seeds=seeds_entry({hostile: [0.5, 0.75]}))
+    _, page = read_page(folder)
+    check_harmless(page)
+    assert any(folded in text for text in page.text("p", **{"class": "text"}))
+    assert any(folded in text for text in page.text("title")), "the system is not in the title of its plot"
 
 
 def test_control_characters_become_visible(tmp_path: Path) -> None:
@@ -470,8 +579,9 @@ def test_dark_mode_has_every_variable_and_plots_use_them(tmp_path: Path) -> None
     assert light == dark
     assert "prefers-color-scheme: dark" in style
     assert set(re.findall(r"var\((--[\w-]+)\)", style)) == light | {"--share"}
-    drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
-    assert not re.search(r"#[0-9a-f]{3,6}\b|rgb\(|fill=|stroke=", drawings), "a plot has a colour of its own"
+    html += "".join(read_page(make(tmp_path / make.__name__))[0] for make in (set_run, number_run, tag_run))
+    plots = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert not re.search(r"#[0-9a-f]{3,6}\b|rgb\(|fill=|stroke=", plots), "a plot has a colour of its own"
 
 
 def test_costs_of_a_resumed_stage_add_up() -> None:
@@ -494,9 +604,7 @@ def test_costs_of_a_resumed_stage_add_up() -> None:
 def test_the_learning_curve(tmp_path: Path) -> None:
     """Loss falls from 1.875 to 1; dev accuracy is 0.4 and 0.8 at 50 % and 100 % of the width (epochs 1 and 2)."""
     html, page = read_page(label_run(tmp_path / "run"))
-    panels = [
-        Page(panel) for panel in re.findall(r'<svg class="panel".*?</svg>\s*(?=<p|<svg class="t)', html, re.DOTALL)
-    ]
+    panels = drawings(html, "curve", "panel")
     assert len(panels) == 2
     dots = [a["cx"] for tag, a in panels[1].elements if tag == "circle"]
     assert dots == ["50.00%", "100.00%"] * 2  # accuracy, then macro-F1
@@ -535,6 +643,9 @@ def test_numbers_for_people() -> None:
     assert [show_p(value) for value in (1e-60, 0.0449, 1.0)] == ["< 0.001", "0.045", "1.000"]
     assert [show_signed(value) for value in (0.0401, -0.24, -0.0001)] == ["+0.040", "−0.240", "0.000"]
     assert [show_score(value) for value in (0.8034, -1.5, 12.345, 1234.5)] == ["0.803", "−1.500", "12.35", "1,234"]
+    assert show_score(-0.0001) == "0.000"
+    numbers = [4.0, 3.25, -0.0042, 12345.6, 0.000012, -0.0, 0.0004]
+    assert [show_number(value) for value in numbers] == ["4", "3.25", "−0.004", "12,346", "1.2e−05", "0", "0.0004"]
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
@@ -550,3 +661,277 @@ def test_no_heavy_library_is_imported(tmp_path: Path) -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "jinja2" in loaded
     assert not {"torch", "transformers", "sklearn", "pandas", "datasets"} & set(loaded)
+
+
+CALIBRATED = {
+    "ece": span(0.1, 0.05, 0.15),
+    "brier": span(0.2, 0.1, 0.3),
+    "nll": span(0.5, 0.4, 0.6),
+    "chance": 0.05,
+    "bins": [
+        {"low": 0.4, "high": 0.5, "count": 10, "confidence": 0.5, "accuracy": 0.6},
+        {"low": 0.8, "high": 0.9, "count": 30, "confidence": 0.9, "accuracy": 0.8},
+    ],
+}
+
+
+def test_calibration_before_and_after(tmp_path: Path) -> None:
+    """Right 4 of 6 = 0.6667. ECE after: 0.8 - 0.6667; before: 0.64 / 0.68 - 0.6667; of the one that is always sure: 1 -
+    0.6667. Brier: (4 * 0.08 + 2 * 1.28) / 6, (8 * 0.0588^2 + 4 * 0.9412^2) / 6 and 2 * 2 / 6. NLL after: -(4 log 0.8 +
+    2 log 0.2) / 6."""
+    _, page = read_page(calibrated_run(tmp_path / "run", settings={"temperature": 2.0}))
+    table = page.under(**{"aria-label": "calibration table"})
+    values = re.sub(r"\d\.\d+ to \d\.\d+|\d+\.\d+ to \d+\.\d+", "", table).split("NLL ↓ ")[1].split()
+    assert " ".join(values) == (
+        "label supervision 0.133 0.480 0.685 label supervision, before 0.275 0.595 0.985 sure 0.333 0.667 9.210"
+    )
+    text = page.under(id="calibration")
+    assert "Calibration divides all logits by 2, set on dev rows" in text
+    assert "same dev rows" not in text
+    assert "6 rows are too few to say whether the probabilities of label supervision can be believed:" in text
+
+
+def test_the_reliability_diagram_is_drawn_to_scale(tmp_path: Path) -> None:
+    """Both dots at 2/3 of the height between the paddings; confidence 0.8 as it is, 0.64 / 0.68 before. The bin (0.7,
+    0.8] has a bar. The whisker ends at Wilson's (0.300, 0.903) of 4 in 6."""
+    html, _ = read_page(calibrated_run(tmp_path / "run", settings={"temperature": 2.0}))
+    panel = drawings(html, "calibration", "panel")[0]
+    assert panel.elements[0][1]["aria-label"] == "accuracy against confidence: 6 rows said 80.0 %, right 66.7 %"
+    dots = [(a["cx"], float(a["cy"])) for tag, a in panel.elements if tag == "circle"]
+    middle = pytest.approx(6 + (340 - 12) / 3, abs=0.01)
+    assert dots == [("94.12%", middle), ("80.00%", middle)]
+    assert [a["class"] for tag, a in panel.elements if tag == "g"] == ["dashed", "solid"]
+    whisker = next(a for _, a in panel.elements if a.get("class") == "whisker")
+    ends = (6 + 328 * (1 - 0.903), 6 + 328 * (1 - 0.300))
+    assert (float(whisker["y1"]), float(whisker["y2"])) == pytest.approx(ends, abs=0.2)
+    diagonal = next(a["points"] for _, a in panel.elements if a.get("class") == "diagonal")
+    assert diagonal == "0.00,334.00 100.00,6.00"
+    bars = [a for tag, a in drawings(html, "calibration", "columns other")[0].elements if tag == "rect"]
+    assert [(a["x"], a["width"]) for a in bars] == [("70.40%", "9.20%")]
+
+
+def test_bins_have_bars_as_high_as_their_rows() -> None:
+    """30 rows stand as high as there is room, 50 pixels, and 10 rows a third of it."""
+    diagram = draw_reliability(Calibration.model_validate(CALIBRATED), None)
+    bars = [(a["x"], float(a["height"])) for tag, a in Page(diagram.columns).elements if tag == "rect"]
+    assert bars == [("40.40%", pytest.approx(50 / 3, abs=0.01)), ("80.40%", 50.0)]
+    assert Page(diagram.columns).text("text") == ["10", "30"]
+
+
+def test_calibration_without_temperature_has_no_before(tmp_path: Path) -> None:
+    for name, handle in {"old": {}, "one": {"settings": {"temperature": 1.0}}}.items():
+        _, page = read_page(calibrated_run(tmp_path / name, **handle))
+        text = page.under(id="calibration")
+        assert "before" not in text
+        assert "divides" not in text
+        assert "label supervision 0.133" in text
+
+
+def test_a_temperature_set_on_the_scored_rows_is_confessed(tmp_path: Path) -> None:
+    folder = calibrated_run(tmp_path / "run", settings={"temperature": 2.0})
+    entry = json.loads((folder / "scores.json").read_text())["held_out"]
+    change(folder / "scores.json", held_out=entry | {"split": "dev"})
+    assert "These are the same dev rows" in read_page(folder)[1].under(id="calibration")
+
+
+def test_undoing_a_temperature_is_a_softmax_of_the_scaled_logits() -> None:
+    """softmax(3, 1, 0) from softmax(3 / 2, 1 / 2, 0)."""
+    after, before = ([math.exp(z / t) for z in (3, 1, 0)] for t in (2, 1))
+    shares = {name: value / sum(after) for name, value in zip("abc", after, strict=True)}
+    found = undo_temperature(shares, 2.0)
+    assert list(found.values()) == pytest.approx([value / sum(before) for value in before])
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 5), (3, 7), (40, 40), (455, 500)])
+def test_wilson_interval_is_that_of_scipy(right: int, count: int) -> None:
+    ends = binomtest(right, count).proportion_ci(method="wilson")
+    assert wilson_interval(right / count, count) == pytest.approx((ends.low, ends.high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ece", "chance", "said", "right", "claim", "figures"),
+    [
+        (0.02, 0.04, 0.8, 0.81, "The probabilities of x can be believed:", "by 2.0 points on average, which chance"),
+        (0.08, 0.2, 0.8, 0.81, "100 rows are too few to say", "but chance alone can make it 20.0 points"),
+        (0.02, 0.01, 0.8, 0.81, "can be believed within a few points:", "chance explains up to 1.0 points"),
+        (0.1, 0.04, 0.9, 0.8, "at their word:", "too high by 10.0 points on average (it is 90.0 % sure and right in"),
+        (0.1, 0.04, 0.7, 0.8, "at their word:", "too low by 10.0 points"),
+        (0.1, 0.04, 0.8, 0.81, "at their word:", "too high in places and too low in others, by 10.0 points"),
+    ],
+)
+def test_whether_to_believe_probabilities(
+    ece: float, chance: float, said: float, right: float, claim: str, figures: str
+) -> None:
+    each = {"low": 0.7, "high": 0.8, "count": 100, "confidence": said, "accuracy": right}
+    found = Calibration.model_validate(CALIBRATED | {"ece": span(ece, ece, ece), "chance": chance, "bins": [each]})
+    sentence = judge_probabilities("x", found)
+    assert claim in sentence
+    assert figures in sentence
+    assert ". " not in sentence, "one sentence"
+
+
+def test_means_of_bins_are_weighted_by_rows() -> None:
+    """(10 * 0.5 + 30 * 0.9) / 40 and (10 * 0.6 + 30 * 0.8) / 40."""
+    found = Calibration.model_validate(CALIBRATED)
+    assert (found.rows, found.confidence, found.accuracy) == pytest.approx((40, 0.8, 0.75))
+
+
+def test_sets_that_are_wrong_show_what_is_missing_and_what_is_too_much(tmp_path: Path) -> None:
+    """The surest wrong decisions: row 1 (2 with 0.95), row 0 (1 denied with 0.9), row 2 (0.7), row 3 (0.6)."""
+    _, page = read_page(set_run(tmp_path / "run"))
+    assert page.text("p", **{"class": "text"}) == [f"parcel {n}" for n in (1, 0, 2, 3)]
+    assert page.text("span", **{"class": "choice right"}) == ["right", "late 0.900", "late 0.800"]
+    assert page.text("span", **{"class": "choice surplus"})[1:] == ["praise 0.950", "broken 0.700"]
+    assert page.text("span", **{"class": "choice missing"})[1:] == ["broken 0.100", "praise 0.400"]
+    assert page.under(id="confusion") == page.under(id="calibration") == ""
+
+
+def test_sets_in_the_other_sections(tmp_path: Path) -> None:
+    """Late is in 10 of the 20 train rows and in 2 of the 4 test rows, 5 and 1 have none, 20 and 4 labels. Of the gold
+    rows of late ours finds all and no others: F1 1; of broken it misses row 0 and adds row 2: 2 * 4 / (5 + 5)."""
+    _, page = read_page(set_run(tmp_path / "run"))
+    data = page.under(id="data")
+    assert "A row may have several labels: 1.00 on average; 6 rows have none." in data
+    assert "late 50.0 % 10 50.0 % 2 broken 25.0 % 5 25.0 % 1" in re.sub(r"\S+ in \w+: \d+, \S+ % ", "", data)
+    assert {"late, broken", "no label"} <= set(page.text("span", **{"class": "label"}))
+    comparison = page.under(id="comparison")
+    assert "Micro-F1 on 20 test rows" in comparison
+    assert "micro-F1 macro-F1 exact match ours minus this" in comparison
+    assert "rows with exactly the right labels" in comparison
+    rows = page.text("div", **{"class": "dot-row"})
+    assert any(row.startswith("broken") and "0.800 baseline 0.000 · n 5" in row for row in rows)
+    assert any(row.startswith("late") and "1.000 baseline 0.000 · n 10" in row for row in rows)
+
+
+def test_the_largest_errors_of_numbers(tmp_path: Path) -> None:
+    """1.0 in rows 7 and 20, -0.5 in row 11, then 0.1."""
+    _, page = read_page(number_run(tmp_path / "run"))
+    texts, labels = page.text("p", **{"class": "text"}), page.text("p", **{"class": "labels"})
+    assert set(texts[:2]) == {"review 7", "review 20"}
+    assert (texts[2], len(texts)) == ("review 11", 10)
+    assert labels[2] == "predicted 0.6 gold 1.1 off by −0.5 shop.csv line 13"
+    assert labels[texts.index("review 7")] == "predicted 1.7 gold 0.7 off by +1 shop.csv line 9"
+
+
+def test_numbers_in_the_other_sections(tmp_path: Path) -> None:
+    html, page = read_page(number_run(tmp_path / "run"))
+    comparison = page.under(id="comparison")
+    assert "system R² Pearson's r Spearman's ρ MAE ↓ RMSE ↓ ours minus this time peak memory" in comparison
+    assert "Of what is marked ↓, less is better." in comparison
+    assert "McNemar" not in comparison
+    assert page.under(id="confusion") == page.under(id="classes") == page.under(id="calibration") == ""
+    assert "mean 1.95 0 to 3.9" in page.under(id="data")
+    assert len(drawings(html, "data", "columns other")) == 2
+    labels = page.text("span", **{"class": "label"})[:6]
+    assert [float(label) for label in labels] == sorted(float(label) for label in labels)
+    assert (labels[0], labels[5]) == ("0", "3.9")
+
+
+def test_the_scatter_is_drawn_to_scale(tmp_path: Path) -> None:
+    """Values from 0 to 4: gold 0.7 is at 17.5 %, and its 1.7 at 42.5 % of the height between the paddings. Mean error:
+    (2 * 1 - 0.5 + 37 * 0.1) / 40."""
+    html, page = read_page(number_run(tmp_path / "run"))
+    panel = drawings(html, "scatter", "panel")[0]
+    groups = [index for index, (tag, _) in enumerate(panel.elements) if tag == "g"]
+    points, worst = panel.elements[groups[0] + 1 : groups[1]], panel.elements[groups[1] + 1 :]
+    assert [panel.elements[index][1]["class"] for index in groups] == ["points", "worst"]
+    assert (len(points), len(worst)) == (40, 10)
+    placed = {a["cx"]: float(a["cy"]) for _, a in worst}
+    assert placed["17.50%"] == pytest.approx(6 + (400 - 12) * (1 - 0.425), abs=0.01)
+    text = page.under(id="scatter")
+    assert "All 40 rows." in text
+    assert "half of the errors are below 0.1" in text
+    assert "mean error +0.13" in text
+
+
+def test_errors_by_hand() -> None:
+    """Errors 1, 1, -2, 0, 0: sizes 0 0 1 1 2, so half are below 1 and nine in ten below 1.6; their mean is 0."""
+    facts = dict(describe_errors([(0, 1), (1, 2), (4, 2), (3, 3), (2, 2)]))
+    assert facts["half of the errors are below"] == "1"
+    assert facts["nine in ten are below"] == "1.6"
+    assert facts["mean error"] == "0"
+    assert facts["spread of gold (standard deviation)"] == "1.414"
+    assert describe_errors([(1, 3)])[:2] == [("half of the errors are below", "2"), ("mean error", "+2")]
+
+
+def test_a_scatter_of_many_rows_is_thinned_and_ratings_are_spread() -> None:
+    pairs = [(float(n % 5), n / 100) for n in range(5000)]
+    kept = thin_pairs(pairs)
+    assert len(set(kept)) == 600
+    assert set(kept) <= set(pairs)
+    assert sum(gold == 0 for gold, _ in kept) == pytest.approx(120, abs=40)
+    spread = spread_ratings(kept, Axis(0, 10, ()))
+    assert [said for _, said in spread] == [said for _, said in kept]
+    assert all(abs(moved - gold) <= 0.15 for (moved, _), (gold, _) in zip(spread, kept, strict=True))
+    assert len({gold for gold, _ in spread}) > 500
+    smooth = [(n / 7, 0.0) for n in range(100)]
+    assert spread_ratings(smooth, Axis(0, 10, ())) == smooth
+
+
+def test_histograms_by_hand() -> None:
+    """Ratings 1, 1, 2, 4: an axis from 1 to 4 and 0.15 more (half a bar of a tenth of 3) on either side, so 3.3 wide.
+    The bar of 2 begins at 1.0 / 3.3 = 30.3 %, is 0.3 / 3.3 = 9.09 % wide less 0.4 % at either end, and half as high as
+    that of 1. Of 0, 0.1 ... 10 the last of 24 stretches, from 9.583, holds 5."""
+    plot = plot_numbers({"train": [1, 1, 2, 4], "dev": []})
+    assert plot is not None
+    assert [(row.name, row.value, row.note) for row in plot.rows] == [("train", "mean 2", "1 to 4")]
+    bars = [a for tag, a in Page(plot.rows[0].strip).elements if tag == "rect"]
+    places = [(a["x"], a["width"], a["height"]) for a in bars]
+    assert places == [("0.40%", "8.29%", "44.0"), ("30.70%", "8.29%", "22.0"), ("91.31%", "8.29%", "22.0")]
+    wide = plot_numbers({"train": [n / 10 for n in range(101)]})
+    assert wide is not None
+    titles = Page(wide.rows[0].strip).text("title")[1:]
+    assert len(titles) == 24
+    assert sum(int(title.split(": ")[1].split()[0]) for title in titles) == 101
+    assert titles[-1] == "9.583 to 10: 5 rows"
+    assert plot_numbers({"train": []}) is None
+    assert plot_numbers({"train": [3.0, 3.0]}) is not None
+
+
+def test_columns_are_drawn_to_scale() -> None:
+    """On 0 to 1: 0.9 to 1 is at 90 % plus the gap. 64 pixels less 14 for the text are 50; half of that is 25."""
+    svg = Page(draw_columns([Column(0.9, 1.0, 0.5, "x", "7")], Axis(0, 1, (0, 1)), "label", height=64))
+    bar = next(a for tag, a in svg.elements if tag == "rect")
+    assert (bar["x"], bar["width"], float(bar["y"]), float(bar["height"])) == ("90.40%", "9.20%", 39.0, 25.0)
+    assert next(a for tag, a in svg.elements if tag == "text")["x"] == "95.00%"
+
+
+def test_seeds_are_dots_and_their_mean_has_an_interval(tmp_path: Path) -> None:
+    """Values 0.7 and 0.8 have the mean 0.75 and t(0.975; 1) = 12.706, so half 0.635. The axis goes from 0 to 1.5."""
+    folder = label_run(tmp_path / "run")
+    change(folder / "scores.json", seeds=seeds_entry({"few-shot prompt": [0.5], OURS: [0.7, 0.8]}))
+    html, page = read_page(folder)
+    assert "Accuracy of the same training with 2 different seeds" in page.under(id="seeds")
+    assert "#seeds" in [a["href"] for tag, a in page.elements if tag == "a"]
+    first, second = drawings(html, "seeds", "strip")
+    assert first.elements[0][1]["aria-label"].endswith("0.115 to 1.385; seed 0 0.700, seed 1 0.800")
+    assert [a["cx"] for tag, a in first.elements if tag == "circle"] == ["46.67%", "53.33%", "50.00%"]
+    assert [a["cx"] for tag, a in second.elements if tag == "circle"] == ["33.33%", "33.33%"]
+    assert "Scores: seeds" not in page.text("h2")
+
+
+@pytest.mark.parametrize("entry", [{"metric": "accuracy"}, {"metric": "a", "systems": {}}, [1], {"systems": {"x": 1}}])
+def test_seeds_that_are_something_else_are_a_plain_table(tmp_path: Path, entry: Any) -> None:
+    folder = label_run(tmp_path / "run")
+    change(folder / "scores.json", seeds=entry)
+    assert "Scores: seeds" in read_page(folder)[1].text("h2")
+
+
+def test_a_run_from_before_calibration_still_renders(tmp_path: Path) -> None:
+    folder = label_run(tmp_path / "run")
+    entry = json.loads((folder / "scores.json").read_text())["held_out"]
+    for system in entry["systems"].values():
+        system.pop("calibration", None)
+    del entry["task"]
+    change(folder / "scores.json", held_out=entry)
+    _, page = read_page(folder)
+    assert page.under(id="calibration") == ""
+    assert "The most confident errors" in page.under(id="mistakes")
+    assert "McNemar" in page.under(id="comparison")
+
+
+def test_a_class_may_be_called_low(tmp_path: Path) -> None:
+    _, page = read_page(label_run(tmp_path / "run", classes=("low", "high", "value")))
+    assert "Scores: held_out" not in page.text("h2")
+    assert "system accuracy macro-F1 ours minus this" in page.under(id="comparison")
+    assert len([row for row in page.text("div", **{"class": "dot-row"}) if row.startswith("low")]) == 1

@@ -12,7 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +23,13 @@ import transformers
 from torch import nn
 
 from camelid import models
-from camelid.batches import EpochBatches, Tokens, bucketed_order, collate_rows, sorted_batches
+from camelid.batches import Batch, EpochBatches, StreamBatches, Tokens, bucketed_order, collate_rows, sorted_batches
 from camelid.errors import UserError
 from camelid.labelling import over_epochs
 from camelid.objectives import cross_entropy
+from camelid.reading import Reading
 from camelid.recipe import Plan
-from camelid.training import schedule, train
+from camelid.training import group_parameters, schedule, train
 
 SETTINGS = {"kind": "label", "classes": ["a", "b", "c"], "pooling": "last", "attention": "causal"}
 CPU_PLAN = {"precision": "float32", "learning_rate": 1e-2, "batch_rows": 6, "lora_rank": 4}
@@ -43,7 +47,7 @@ def trained(tiny_model: Path, folder: Path, **values: object) -> tuple[nn.Module
     """A model after training on the ragged rows, and its metrics lines."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = Plan(**{**CPU_PLAN, **values})  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     train(model, over_epochs(ragged_rows(), plan, 0), cross_entropy, plan, folder=folder)
     return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -76,7 +80,7 @@ def test_the_loss_is_the_mean_over_rows(tiny_model: Path, tmp_path: Path) -> Non
     plan = Plan(**{**CPU_PLAN, "epochs": 1})
     batches = over_epochs(ragged_rows(), plan, 0)
     assert [sum(batch.counts["loss"] for batch in batches(step)) for step in range(4)].count(2) == 1
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16).eval()
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16)).eval()
     (first,) = batches(0)
     with torch.no_grad():
         expected = nn.functional.cross_entropy(model(first), first.labels_N).item()
@@ -84,20 +88,206 @@ def test_the_loss_is_the_mean_over_rows(tiny_model: Path, tmp_path: Path) -> Non
     assert metrics[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("name", "warmup"), [("linear", 0.0), ("linear", 0.25), ("cosine", 0.0), ("cosine", 0.25)])
+@pytest.mark.parametrize("name", ["linear", "cosine", "constant", "wsd"])
+@pytest.mark.parametrize("warmup", [0.0, 0.25])
 def test_schedules_are_those_of_transformers(name: str, warmup: float) -> None:
-    steps, plan = 20, Plan(schedule=name, warmup=warmup)  # type: ignore[arg-type]
+    steps, plan = 20, Plan(schedule=name, warmup=warmup, decay=0.3)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    reference = transformers.get_scheduler(name, optimizer, round(warmup * steps), steps)
+    theirs = {"constant": "constant_with_warmup", "wsd": "warmup_stable_decay"}.get(name, name)
+    own = {"num_decay_steps": 6, "decay_type": "linear"} if name == "wsd" else None
+    reference = transformers.get_scheduler(theirs, optimizer, round(warmup * steps), steps, own)
     for step in range(steps):
         assert schedule(plan, step, steps) == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
 
 
+def test_groups_have_values_of_their_own(tiny_model: Path, tmp_path: Path) -> None:
+    groups = [
+        {"match": "^head", "learning_rate": 0.5, "weight_decay": 0.0},
+        {"match": "layers.2.*lora_B", "weight_decay": 0.3},
+    ]
+    plan = Plan(**{**CPU_PLAN, "groups": groups})  # type: ignore[arg-type]
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in group_parameters(model, plan) for p in g["params"]}
+    assert found.keys() == trainable(model).keys()
+    assert found["head.weight"] == (0.5, 0.0)
+    for name, values in found.items():
+        if name != "head.weight":
+            assert values == (1e-2, 0.3 if "layers.2" in name and "lora_B" in name else 0.01), name
+    head_only, _ = trained(tiny_model, tmp_path, epochs=1, groups=[{"match": "lora", "learning_rate": 1e-12}])
+    assert all(value.abs().max() < 1e-8 for name, value in trainable(head_only).items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize(("match", "message"), [("nothing", "matches 'nothing' first"), ("(", "no regular expression")])
+def test_a_group_without_parameters_is_told(tiny_model: Path, tmp_path: Path, match: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trained(tiny_model, tmp_path, groups=[{"match": match}])
+
+
+def test_each_term_is_divided_by_its_own_count(tiny_model: Path, tmp_path: Path) -> None:
+    """Two terms over ragged micro-batches: rows for one, text tokens for the other, whatever the split."""
+
+    def two_terms(model: nn.Module, batch: Batch) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        logits = model(batch)
+        ours = nn.functional.cross_entropy(logits, batch.labels_N, reduction="sum")
+        lengths = batch.mask_BT.sum(dim=1)
+        return {"loss": ours, "size": (logits.square().sum(dim=1) * lengths).sum()}, {"rows": float(len(logits))}
+
+    class Counted:
+        steps = steps_per_epoch = 4
+
+        def __init__(self, batches: EpochBatches) -> None:
+            self.batches = batches
+
+        def __call__(self, step: int) -> list[Batch]:
+            return [replace(b, counts={"loss": len(b.labels_N), "size": b.tokens}) for b in self.batches(step)]
+
+    logs = []
+    for accumulate in (1, 3):
+        plan = Plan(**{**CPU_PLAN, "epochs": 1, "accumulate": accumulate})  # type: ignore[arg-type]
+        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+        folder = tmp_path / str(accumulate)
+        train(model, Counted(over_epochs(ragged_rows(), plan, 0)), two_terms, plan, folder=folder)  # type: ignore[arg-type]
+        logs.append([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
+    for left, right in zip(*logs, strict=True):
+        for name in ("loss", "size", "gradient_norm"):
+            assert left[name] == pytest.approx(right[name], rel=1e-4)
+        assert left["rows"] == right["rows"] == 1.0, "a metric is divided by the count of the first term"
+
+
+def scripted(scores: list[float]) -> Any:
+    """An evaluation that gives these scores in turn, by the step it is asked at (4 steps an epoch)."""
+    asked: list[float] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        asked.append(scores[len(asked)])
+        return {"score": asked[-1], "other": -asked[-1]}
+
+    return evaluate
+
+
+def run_scripted(
+    tiny_model: Path, folder: Path, scores: list[float], after: Any = None, **values: object
+) -> tuple[nn.Module, list[Any]]:
+    plan = Plan(**{**CPU_PLAN, "epochs": 6, "checkpoint_seconds": 0.0, **values})  # type: ignore[arg-type]
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    batches = over_epochs(ragged_rows(), plan, 0)
+    train(model, batches, cross_entropy, plan, folder=folder, evaluate=scripted(scores), after_step=after)
+    return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_patience_ends_training(tiny_model: Path, tmp_path: Path) -> None:
+    """0.5 is best at epoch 2; epochs 3 and 4 are no better (equal is not better), so epoch 5 never comes."""
+    _, lines = run_scripted(tiny_model, tmp_path, [0.4, 0.5, 0.5, math.nan, 0.9, 0.9], patience=2)
+    assert len(lines) == 16
+
+
+def test_the_best_weights_are_kept(tiny_model: Path, tmp_path: Path) -> None:
+    kept: dict[str, torch.Tensor] = {}
+    model_at: dict[int, dict[str, torch.Tensor]] = {}
+    plan = Plan(**{**CPU_PLAN, "epochs": 4, "keep": "best"})  # type: ignore[arg-type]
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+
+    def note(step: int) -> None:
+        model_at[step] = {name: value.clone() for name, value in trainable(model).items()}
+
+    train(
+        model, over_epochs(ragged_rows(), plan, 0), cross_entropy, plan,
+        folder=tmp_path, evaluate=scripted([0.1, 0.7, 0.3, 0.2]), after_step=note,
+    )  # fmt: skip
+    kept = trainable(model)
+    assert all(torch.equal(kept[name], value) for name, value in model_at[8].items())
+    assert not all(torch.equal(kept[name], value) for name, value in model_at[16].items())
+
+
+@pytest.mark.parametrize("stop", [7, 8, 9, 12, 15])
+def test_resume_with_early_stopping_pending(tiny_model: Path, tmp_path: Path, stop: int) -> None:
+    """Stopped before, at and behind the best epoch, and while patience runs: the same end, the same weights."""
+    scores = [0.1, 0.7, 0.3, 0.2, 0.9, 0.9]
+    options = {"patience": 2, "keep": "best", "lora_dropout": 0.2}
+    reference, lines = run_scripted(tiny_model, tmp_path / "whole", scores, **options)
+    assert len(lines) == 16
+
+    def interrupt(step: int) -> None:
+        if step > stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_scripted(tiny_model, tmp_path / "cut", scores, interrupt, **options)
+    resumed, again = run_scripted(tiny_model, tmp_path / "cut", scores[stop // 4 :], **options)
+    assert again == lines
+    for name, value in trainable(reference).items():
+        assert torch.equal(trainable(resumed)[name], value), name
+    finished, once_more = run_scripted(tiny_model, tmp_path / "cut", [], **options)
+    assert once_more == lines, "a finished training does not start again"
+    assert all(torch.equal(trainable(finished)[name], value) for name, value in trainable(reference).items())
+
+
+def test_recomputed_activations_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    whole, lines = trained(tiny_model, tmp_path / "whole", epochs=1, lora_dropout=0.2)
+    again, others = trained(tiny_model, tmp_path / "again", epochs=1, lora_dropout=0.2, gradient_checkpointing=True)
+    assert again.trunk.is_gradient_checkpointing  # type: ignore[union-attr]
+    assert [line["loss"] for line in others] == pytest.approx([line["loss"] for line in lines], rel=1e-6)
+    for name, value in trainable(whole).items():
+        torch.testing.assert_close(trainable(again)[name], value, atol=1e-6, rtol=1e-4)
+
+
+def stream(steps: int = 8) -> StreamBatches:
+    def collate(rows: Sequence[Tokens]) -> Batch:
+        return collate_rows(rows, 0)
+
+    rows = ragged_rows(10)
+    return StreamBatches(lambda: iter(rows), collate, batch_rows=4, accumulate=2, steps=steps, steps_per_epoch=4)
+
+
+def test_a_stream_goes_round_and_its_position_is_saved(tiny_model: Path, tmp_path: Path) -> None:
+    """10 rows in steps of 4: the third step takes the last two and the first two."""
+    batches = stream()
+    seen = [[label for micro in batches(step) for label in micro.labels_N.tolist()] for step in range(3)]
+    rows = [row.labels[0] for row in ragged_rows(10)]
+    assert seen == [rows[:4], rows[4:8], [*rows[8:], *rows[:2]]]
+    plan = Plan(**{**CPU_PLAN, "checkpoint_seconds": 0.0})  # type: ignore[arg-type]
+
+    def run(folder: Path, after: Any = None) -> tuple[nn.Module, str]:
+        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+        train(model, stream(), cross_entropy, plan, folder=folder, after_step=after)
+        return model, (folder / "metrics.jsonl").read_text()
+
+    def interrupt(step: int) -> None:
+        if step > 5:
+            raise KeyboardInterrupt
+
+    reference, lines = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", interrupt)
+    resumed, again = run(tmp_path / "cut")
+    assert again == lines
+    for name, value in trainable(reference).items():
+        assert torch.equal(trainable(resumed)[name], value), name
+
+
+def test_metrics_go_to_a_tracker(tiny_model: Path, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    _, lines = trained(tiny_model, tmp_path, epochs=1, trackers=("tensorboard",))
+    (events,) = {path.parent for path in tmp_path.rglob("events.out*") if "camelid" in str(path.parent)} or {None}
+    found = reader.EventAccumulator(str(events))
+    found.Reload()
+    assert [event.value for event in found.Scalars("loss")] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
+
+
+def test_a_tracker_that_is_not_installed_is_told(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("camelid.training.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="wandb, which is not installed"):
+        trained(tiny_model, tmp_path, trackers=("wandb",))
+
+
 def test_weights_move_at_a_small_rate(tiny_model: Path, tmp_path: Path) -> None:
     """A bfloat16 weight near 1 would not move by AdamW steps of 1e-5; ours are float32."""
-    start = trainable(models.label_model(models.open_base(str(tiny_model)), SETTINGS, Plan(**CPU_PLAN), 16))
+    start = trainable(models.label_model(models.open_base(str(tiny_model)), SETTINGS, Plan(**CPU_PLAN), Reading(16)))
     start = {name: value.clone() for name, value in start.items()}
     model, _ = trained(tiny_model, tmp_path, learning_rate=1e-5, precision="bfloat16", epochs=1)
     moved = trainable(model)
@@ -108,7 +298,7 @@ def test_weights_move_at_a_small_rate(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_full_training_moves_every_layer(tiny_model: Path, tmp_path: Path) -> None:
     plan = Plan(**{**CPU_PLAN, "tuning": "full"})
-    start = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+    start = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     model, _ = trained(tiny_model, tmp_path, tuning="full", learning_rate=1e-3, epochs=1)
     still = [n for n, p in model.named_parameters() if p.ndim > 1 and torch.equal(p, start.get_parameter(n))]
     assert still == []
@@ -122,16 +312,16 @@ def test_adapt_from_layer_leaves_the_lower_layers_alone(tiny_model: Path) -> Non
     base = models.open_base(str(tiny_model))
     for value, first in ((2, 2), ("half", base.config.num_hidden_layers // 2)):
         plan = Plan(**{**CPU_PLAN, "adapt_from_layer": value})
-        names = trainable(models.label_model(base, SETTINGS, plan, 16))
+        names = trainable(models.label_model(base, SETTINGS, plan, Reading(16)))
         adapted = {int(name.split(".")[2]) for name in names if "lora" in name}
         assert adapted == set(range(first, base.config.num_hidden_layers))
     with pytest.raises(UserError, match="leaves no layer to adapt"):
-        models.label_model(base, SETTINGS, Plan(**{**CPU_PLAN, "adapt_from_layer": 99}), 16)
+        models.label_model(base, SETTINGS, Plan(**{**CPU_PLAN, "adapt_from_layer": 99}), Reading(16))
 
 
 def test_a_loss_that_is_not_finite_stops(tiny_model: Path, tmp_path: Path) -> None:
     plan = Plan(**CPU_PLAN)
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
 
     def broken(model: nn.Module, batch: object) -> object:
         terms, metrics = cross_entropy(model, batch)  # type: ignore[arg-type]
@@ -150,7 +340,7 @@ def test_dropout_and_all_resume_exactly(tiny_model: Path, tmp_path: Path) -> Non
         folder.mkdir()
         plan = Plan(**{**CPU_PLAN, **options})  # type: ignore[arg-type]
         batches = over_epochs(ragged_rows(), plan, 0)
-        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
 
         def interrupt(step: int, stop: int = stop) -> None:
             if step > stop:
@@ -180,7 +370,7 @@ def test_extra_state_is_checkpointed(tiny_model: Path, tmp_path: Path) -> None:
             counter.weight.fill_(step)
 
     for _ in range(2):  # the second call finds the finished checkpoint and must restore the counter from it
-        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, 16)
+        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
         train(model, batches, cross_entropy, plan, folder=tmp_path, after_step=count, state={"counter": counter})
         assert counter.weight.item() == batches.steps
         with torch.no_grad():

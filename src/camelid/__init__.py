@@ -25,9 +25,11 @@ _HOMES = {
     "evaluate": "camelid.evaluation",
     "choice_logprobs": "camelid.scoring",
     "load_handle": "camelid.models",
-    "predict": "camelid.labelling",
-    "predict_with": "camelid.labelling",
+    "predict": "camelid.prediction",
+    "predict_with": "camelid.prediction",
     "run": "camelid.methods",
+    "LabelClassifier": "camelid.estimators",
+    "TokenClassifier": "camelid.estimators",
 }
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -6,9 +6,11 @@ That is what makes resume exact: step 117 is computed, not reached.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from itertools import accumulate as running_sums
 from typing import Any, Protocol
 
 import torch
@@ -19,32 +21,50 @@ BUCKET_BATCHES = 16  # rows are sorted by length within this many batches: littl
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenised row: token ids, its classes (one, or one a word) and each word's first sub-token.
+    """A tokenised row: token ids and its labels.
 
-    `words` is None for a row with one label. `cut` counts the words that lie beyond the token limit.
+    `labels` are class numbers (one, or one a position in `words`), or decimal numbers: a multi-hot line of all classes,
+    or one target. `words` are the positions that are answered at (a word's first sub-token), None for one answer a row.
+    A text longer than a window goes on in `further` windows; positions count through all of them. `cut` counts words
+    beyond the token limit. Padding reaches at least `width`.
     """
 
     id: str
     ids: list[int]
-    labels: list[int]
+    labels: list[int] | list[float]
     words: list[int] | None = None
+    further: tuple[list[int], ...] = ()
     cut: int = 0
     truncated: bool = False
+    width: int = 0
+
+    @property
+    def windows(self) -> list[list[int]]:
+        """All windows in order; most rows have one."""
+        return [self.ids, *self.further]
+
+    @property
+    def size(self) -> int:
+        """Tokens of all windows."""
+        return sum(map(len, self.windows))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded rows on their way through a model.
+    """Right-padded rows on their way through a model; B counts windows, which are rows unless `row_B` is there.
 
-    `counts` holds, per loss term, what its sum is divided by, known before the forward; `tokens` counts text tokens.
-    `states_BTD` are the states that enter layer `first_layer`, where the layers below were computed once for all.
+    `labels_N` are class numbers, or (rows, K) targets. `row_N, token_N` are the positions that are answered at, None
+    for one answer a row. `row_B` is the row each window belongs to. `counts` holds, per loss term, what its sum is
+    divided by, known before the forward; `tokens` counts text tokens. `states_BTD` are the states that enter layer
+    `first_layer`, where the layers below were computed once for all.
     """
 
     ids_BT: Tensor
     mask_BT: Tensor
     labels_N: Tensor
-    word_row_N: Tensor | None = None
-    word_token_N: Tensor | None = None
+    row_N: Tensor | None = None
+    token_N: Tensor | None = None
+    row_B: Tensor | None = None
     counts: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
     states_BTD: Tensor | None = None
@@ -92,8 +112,64 @@ class EpochBatches:
     def __call__(self, step: int) -> list[Batch]:
         epoch, position = divmod(step, self.steps_per_epoch)
         rows = bucketed_order(self.lengths, self.batch_rows, f"{self.seed} epoch {epoch}")[position]
-        size = -(-len(rows) // self.accumulate)
-        return [self.collate(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return [self.collate(part) for part in split_evenly(rows, self.accumulate)]
+
+
+class StreamBatches:
+    """Batches of a source that is read once through, such as a corpus that fits no memory; the position is saved.
+
+    `open()` gives the rows in order, the same ones each time; a step takes the next `batch_rows`. The position is
+    part of the checkpoint, so that a resumed run skips what was read. Steps must be asked for in order. The end of
+    the source is followed by its start.
+    """
+
+    def __init__(
+        self,
+        open_source: Callable[[], Iterator[Any]],
+        collate: Callable[[Sequence[Any]], Any],
+        *,
+        batch_rows: int,
+        accumulate: int,
+        steps: int,
+        steps_per_epoch: int,
+    ) -> None:
+        self.open_source, self.collate = open_source, collate
+        self.batch_rows, self.accumulate = batch_rows, accumulate
+        self.steps, self.steps_per_epoch = steps, steps_per_epoch
+        self.position = 0
+        self.rows: Iterator[Any] | None = None
+
+    def __call__(self, step: int) -> list[Any]:
+        assert step * self.batch_rows == self.position, f"step {step} asked for at row {self.position}"
+        rows = [self._next() for _ in range(self.batch_rows)]
+        self.position += len(rows)
+        return [self.collate(part) for part in split_evenly(rows, self.accumulate)]
+
+    def state_dict(self) -> dict[str, int]:
+        """What the checkpoint keeps."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind the rows that were read; reading them again costs time and nothing else."""
+        self.position, self.rows = 0, None
+        for _ in range(state["position"]):
+            self._next()
+        self.position = state["position"]
+
+    def _next(self) -> Any:
+        if self.rows is None:
+            self.rows = self.open_source()
+        row = next(self.rows, None)
+        if row is None:
+            self.rows = self.open_source()
+            row = next(self.rows)
+        return row
+
+
+def split_evenly(rows: Sequence[Any], parts: int) -> list[Sequence[Any]]:
+    """`rows` in at most `parts` runs of equal length, the last one shorter."""
+    size = -(-len(rows) // parts)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 @lru_cache(maxsize=4)
@@ -129,23 +205,38 @@ def sorted_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def collate_rows(rows: Sequence[Tokens], pad_id: int) -> Batch:
-    """Rows padded on the right to the longest; for tagged rows also where each word's first sub-token is."""
-    longest = max(len(row.ids) for row in rows)
-    ids_BT = torch.full((len(rows), longest), pad_id)
-    mask_BT = torch.zeros(len(rows), longest, dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids_BT[number, : len(row.ids)] = torch.tensor(row.ids)
-        mask_BT[number, : len(row.ids)] = 1
-    labels_N = torch.tensor([label for row in rows for label in row.labels], dtype=torch.long)
-    words = [(number, token) for number, row in enumerate(rows) for token in row.words or ()]
-    places_N2 = torch.tensor(words, dtype=torch.long).reshape(-1, 2)
-    tagged = rows[0].words is not None
+    """Rows, or their windows, padded on the right to the longest; and where each answer is given."""
+    windows = [(number, ids) for number, row in enumerate(rows) for ids in row.windows]
+    longest = max(max(len(ids) for _, ids in windows), max(row.width for row in rows))
+    ids_BT = torch.full((len(windows), longest), pad_id)
+    mask_BT = torch.zeros(len(windows), longest, dtype=torch.long)
+    for line, (_, ids) in enumerate(windows):
+        ids_BT[line, : len(ids)] = torch.tensor(ids)
+        mask_BT[line, : len(ids)] = 1
+    places_N2 = torch.tensor(_places(rows), dtype=torch.long).reshape(-1, 2)
+    labels = [label for row in rows for label in row.labels]
+    is_target = bool(labels) and isinstance(labels[0], float)
+    labels_N = torch.tensor(labels).reshape(len(rows), -1) if is_target else torch.tensor(labels, dtype=torch.long)
+    answered = rows[0].words is not None
     return Batch(
         ids_BT,
         mask_BT,
         labels_N,
-        word_row_N=places_N2[:, 0] if tagged else None,
-        word_token_N=places_N2[:, 1] if tagged else None,
-        counts={"loss": len(labels_N)},
+        row_N=places_N2[:, 0] if answered else None,
+        token_N=places_N2[:, 1] if answered else None,
+        row_B=torch.tensor([number for number, _ in windows]) if len(windows) > len(rows) else None,
+        counts={"loss": labels_N.numel()},
         tokens=int(mask_BT.sum()),
     )
+
+
+def _places(rows: Sequence[Tokens]) -> list[tuple[int, int]]:
+    """(window in the batch, position in it) of each position that is answered at."""
+    places, first = [], 0
+    for row in rows:
+        ends = list(running_sums(map(len, row.windows)))
+        for position in row.words or ():
+            window = bisect_right(ends, position)
+            places.append((first + window, position - (ends[window - 1] if window else 0)))
+        first += len(ends)
+    return places

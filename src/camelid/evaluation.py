@@ -1,9 +1,14 @@
-"""Predictions to scores with intervals, and systems compared with each other on the same rows."""
+"""Predictions to scores with intervals, and systems compared with each other on the same rows.
+
+Tasks: "labels" (one class a text), "tags" (one tag a word), "multi-label" (any number of classes a text) and
+"regression" (a number). A system's scores begin with the main one, of which more is better.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,74 +18,144 @@ from camelid.rows import Predicted
 
 SEED = 20231001  # of the bootstrap: fixed, so that the same predictions always get the same intervals
 
+Scorer = Callable[[Sequence[Predicted], Sequence[str], Draws], "Scored"]
 
-def evaluate(systems: Mapping[str, Sequence[Predicted]], classes: Sequence[str], ours: str) -> dict[str, Any]:
-    """Scores of several systems on the same rows, and `ours` against each other one.
 
-    Every row needs a gold label. Returns a JSON-ready dict:
-    task ("labels" or "tags"), metric (the main one: "accuracy" or "entity_f1"), rows, classes, support, ours,
-    systems {name: {accuracy, macro_f1, f1_by_class, confusion} or {entity_f1, token_accuracy, f1_by_class}},
-    against {name: {difference, only_ours, only_theirs, p}}, best_baseline (None when there is none), verdict.
-    A value with an interval is {value, low, high}: 95 %, bootstrap over rows.
+class Scored(NamedTuple):
+    """Scores by name, the main one of each resample, and which rows are right (None where that means nothing)."""
+
+    scores: dict[str, Any]
+    samples: Any
+    right_N: Any
+
+
+def evaluate(
+    systems: Mapping[str, Sequence[Predicted]],
+    classes: Sequence[str],
+    ours: str,
+    task: str,
+    trained: Collection[str] = (),
+) -> dict[str, Any]:
+    """Scores of several systems on the same rows in the same order, and `ours` against each other one.
+
+    Every row needs a gold answer. `classes` is empty for regression. `trained` names systems that are fine-tuned LLMs
+    as ours is, so that the verdict does not call them cheap. Returns a JSON-ready dict:
+    task, metric (the main one), rows, classes, support (rows, or entities, of each class), ours,
+    systems {name: scores}, against {name: {difference} and, but for regression, {only_ours, only_theirs, p}},
+    best_baseline (None when there is none), verdict.
+
+    The scores of a system are, by task:
+    "labels": accuracy, macro_f1, f1_by_class, confusion, and `score_calibration` where it gives probabilities;
+    "tags": entity_f1, token_accuracy, f1_by_class;
+    "multi-label": micro_f1, macro_f1, exact_match, f1_by_class;
+    "regression": r2, pearson, spearman, mae, rmse.
+    A value with an interval is {value, low, high}: 95 %, bootstrap over rows. p is of McNemar's test; a row counts as
+    right when all of it is: every tag, the exact set.
     """
-    tagged = isinstance(systems[ours][0].gold, tuple)
-    score, right = (_tag_scores, _tags_right) if tagged else (_label_scores, _labels_right)
-    main = "entity_f1" if tagged else "accuracy"
+    score = _scorer(task)
     draws = Draws(len(systems[ours]), SEED)
-    scored: dict[str, Any] = {}
-    samples: dict[str, Any] = {}
-    for name, predictions in systems.items():
-        scored[name], samples[name] = score(predictions, classes, draws)
-    against = {
-        name: _compare(scored, samples, ours, name, main) | _mcnemar(right(systems[ours]), right(systems[name]))
-        for name in systems
-        if name != ours
-    }
+    found = {name: score(predictions, classes, draws) for name, predictions in systems.items()}
+    scored = {name: system.scores for name, system in found.items()}
+    main = next(iter(scored[ours]))
+    against = {name: _compare(found[ours], found[name], main) for name in systems if name != ours}
     best = max(against, key=lambda name: scored[name][main]["value"], default=None)
+    for name, predictions in systems.items():
+        if task == "labels" and all(row.probabilities for row in predictions):
+            scored[name]["calibration"] = score_calibration(predictions, classes, draws)
+    versus = (best, scored[best][main], against[best]) if best else (None, None, None)
     return {
-        "task": "tags" if tagged else "labels",
+        "task": task,
         "metric": main,
         "rows": len(systems[ours]),
-        "classes": _kinds(classes) if tagged else list(classes),
-        "support": _support(systems[ours], tagged),
+        "classes": _kinds(classes) if task == "tags" else list(classes),
+        "support": _support(systems[ours], task),
         "ours": ours,
         "systems": scored,
         "against": against,
         "best_baseline": best,
-        "verdict": verdict(ours, scored[ours][main], best, best and scored[best][main], best and against[best], main),
+        "verdict": verdict(ours, scored[ours][main], *versus, main, cheap=best not in trained),
     }
 
 
-def verdict(ours: str, score: dict[str, float], best: str | None, other: Any, against: Any, metric: str) -> str:
-    """The one sentence a reader should take away. It says so when the cheap baseline is as good."""
-    name = metric.replace("_", " ").replace("f1", "F1")
-    mine = f"{score['value']:.3f}"
+def verdict(
+    ours: str, score: dict[str, float], best: str | None, other: Any, against: Any, metric: str, *, cheap: bool = True
+) -> str:
+    """The one sentence a reader should take away. It says so when a `cheap` baseline is as good."""
+    name = metrics.name_metric(metric)
+    mine = _decimals(score["value"])
     subject = ours[0].upper() + ours[1:]
     if best is None:
         return (
-            f"{subject} reaches {name} {mine} (95 % interval {score['low']:.3f} to {score['high']:.3f}) on held-out "
-            "rows; run with --compare to see whether something simpler is as good."
+            f"{subject} reaches {name} {mine} (95 % interval {_decimals(score['low'])} to {_decimals(score['high'])}) "
+            "on held-out rows; run with --compare to see whether something simpler is as good."
         )
     difference = against["difference"]
     span = f"difference {difference['value']:+.3f}, 95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}"
-    figures = f"{name} {mine} against {other['value']:.3f} ({span})"
+    figures = f"{name} {mine} against {_decimals(other['value'])} ({span})"
     if difference["low"] > 0:
-        return f"{subject} beats the best baseline, {best}: {figures}."
+        return f"{subject} beats the best {'baseline' if cheap else 'other system'}, {best}: {figures}."
     if difference["high"] < 0:
-        return f"{best} beats {ours} here: {figures}. You need no fine-tuned LLM for this task."
-    return f"{best} is as good as {ours} on these rows: {figures}. The cheaper one will do."
+        advice = " You need no fine-tuned LLM for this task." if cheap else ""
+        return f"{best} beats {ours} here: {figures}.{advice}"
+    return f"{best} is as good as {ours} on these rows: {figures}.{' The cheaper one will do.' if cheap else ''}"
 
 
-def curve_scores(predictions: Sequence[Predicted], classes: Sequence[str]) -> dict[str, float]:
+def curve_scores(predictions: Sequence[Predicted], classes: Sequence[str], task: str) -> dict[str, float]:
     """Main and second score without intervals, for the learning curve on dev rows."""
     once = Draws(len(predictions), SEED, resamples=1)
-    tagged = isinstance(predictions[0].gold, tuple)
-    scores, _ = (_tag_scores if tagged else _label_scores)(predictions, classes, once)
-    names = ("entity_f1", "token_accuracy") if tagged else ("accuracy", "macro_f1")
-    return {name: scores[name]["value"] for name in names}
+    scores = _scorer(task)(predictions, classes, once).scores
+    return {name: scores[name]["value"] for name in list(scores)[:2]}
 
 
-def _label_scores(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> tuple[dict[str, Any], Any]:
+def evaluate_seeds(
+    found: Mapping[str, Sequence[Sequence[Predicted]]], seeds: Sequence[int], classes: Sequence[str], task: str
+) -> dict[str, Any]:
+    """The main metric of systems trained once with each seed: {metric, systems {name: {seeds, values, mean}}}.
+
+    The mean comes with the 95 % t-interval over seeds; it says how training varies, not how rows do.
+    """
+    scores = {name: [curve_scores(predictions, classes, task) for predictions in runs] for name, runs in found.items()}
+    metric = next(iter(next(iter(scores.values()))[0]))
+    values = {name: [one[metric] for one in each] for name, each in scores.items()}
+    systems = {
+        name: {"seeds": list(seeds), "values": each, "mean": metrics.aggregate_seeds(each).as_dict()}
+        for name, each in values.items()
+    }
+    return {"metric": metric, "systems": systems}
+
+
+def score_calibration(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> dict[str, Any]:
+    """Whether probabilities can be believed: {ece, brier, nll} with intervals, chance, bins.
+
+    The confidence is the largest probability. `chance` is the expected calibration error that a model with perfect
+    probabilities exceeds on these rows once in twenty times; bins are those of `metrics.reliability`.
+    """
+    index = {name: number for number, name in enumerate(classes)}
+    table_NC = np.array([[row.probabilities.get(name, 0.0) for name in classes] for row in predictions])
+    gold_N = np.array([index[str(row.gold)] for row in predictions])
+    confidence_N = table_NC.max(axis=1)
+    right_N = np.array([row.gold == row.predicted for row in predictions])
+    error = metrics.calibration_error(confidence_N, right_N)
+    errors = np.array([metrics.calibration_error(confidence_N[draw], right_N[draw]) for draw in draws])
+    # drawing rows adds chance a second time, which is error to this measure: unshifted, a small value lies below its
+    # own interval
+    errors = np.maximum(errors - (errors.mean() - error), 0)
+    rows = {"brier": metrics.brier(table_NC, gold_N), "nll": metrics.negative_log_likelihood(table_NC, gold_N)}
+    means = {name: interval(float(row_N.mean()), metrics.resampled_mean(row_N, draws)) for name, row_N in rows.items()}
+    return {
+        "ece": _json(interval(error, errors)),
+        **{name: _json(value) for name, value in means.items()},
+        "chance": metrics.chance_error(confidence_N, draws),
+        "bins": metrics.reliability(confidence_N, right_N),
+    }
+
+
+def _scorer(task: str) -> Scorer:
+    scorers = {"labels": _score_labels, "tags": _score_tags, "multi-label": _score_sets, "regression": _score_numbers}
+    return scorers[task]
+
+
+def _score_labels(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
     index = {name: number for number, name in enumerate(classes)}
     gold = np.array([index[str(row.gold)] for row in predictions])
     found = np.array([index[str(row.predicted)] for row in predictions])
@@ -88,54 +163,91 @@ def _label_scores(predictions: Sequence[Predicted], classes: Sequence[str], draw
     sampled = metrics.resampled_confusions(gold, found, count, draws)
     accuracies = sampled.trace(axis1=1, axis2=2) / sampled.sum(axis=(1, 2))
     by_class, by_class_sampled = metrics.f1_by_class(gold, found, count), metrics.f1_of(sampled)
-    return {
+    scores = {
         "accuracy": _json(interval(metrics.accuracy(gold, found), accuracies)),
         "macro_f1": _json(interval(metrics.macro_f1(gold, found, count), metrics.macro_of(sampled))),
-        "f1_by_class": {name: _json(interval(by_class[k], by_class_sampled[:, k])) for k, name in enumerate(classes)},
+        "f1_by_class": _by_class(classes, by_class, by_class_sampled),
         "confusion": metrics.confusion(gold, found, count).tolist(),
-    }, accuracies
+    }
+    return Scored(scores, accuracies, gold == found)
 
 
-def _tag_scores(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> tuple[dict[str, Any], Any]:
+def _score_tags(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
     pairs: list[tuple[Any, Any]] = [(row.gold, row.predicted) for row in predictions]
     counts = np.stack([metrics.entity_counts(gold, found) for gold, found in pairs])
     words = np.array([[sum(map(str.__eq__, gold, found)), len(gold)] for gold, found in pairs])
-    sampled = metrics.bootstrap_sum(counts, draws, metrics.entity_f1)
+    sampled = metrics.bootstrap_sum(counts, draws, metrics.counted_f1)
     by_kind = {kind: np.stack([metrics.entity_counts(*pair, kind=kind) for pair in pairs]) for kind in _kinds(classes)}
-    return {
-        "entity_f1": _json(interval(float(metrics.entity_f1(counts.sum(axis=0))), sampled)),
+    scores = {
+        "entity_f1": _json(interval(float(metrics.counted_f1(counts.sum(axis=0))), sampled)),
         "token_accuracy": _json(
             interval(float(_share(words.sum(axis=0))), metrics.bootstrap_sum(words, draws, _share))
         ),
         "f1_by_class": {
             kind: _json(
                 interval(
-                    float(metrics.entity_f1(kind_counts.sum(axis=0))),
-                    metrics.bootstrap_sum(kind_counts, draws, metrics.entity_f1),
+                    float(metrics.counted_f1(kind_counts.sum(axis=0))),
+                    metrics.bootstrap_sum(kind_counts, draws, metrics.counted_f1),
                 )
             )
             for kind, kind_counts in by_kind.items()
         },
-    }, sampled
+    }
+    return Scored(scores, sampled, words[:, 0] == words[:, 1])
 
 
-def _compare(scored: Any, samples: Any, ours: str, other: str, main: str) -> dict[str, Any]:
-    value = scored[ours][main]["value"] - scored[other][main]["value"]
-    return {"difference": _json(interval(value, samples[ours] - samples[other]))}
+def _score_sets(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
+    gold_NC = _memberships([row.gold for row in predictions], classes)
+    found_NC = _memberships([row.predicted for row in predictions], classes)
+    right_N = (gold_NC == found_NC).all(axis=1)
+    counts = metrics.set_counts(gold_NC, found_NC)
+    sampled = metrics.resampled_set_counts(gold_NC, found_NC, draws)
+    micro = metrics.micro_f1(sampled)
+    scores = {
+        "micro_f1": _json(interval(float(metrics.micro_f1(counts)), micro)),
+        "macro_f1": _json(interval(float(metrics.mean_f1(counts)), metrics.mean_f1(sampled))),
+        "exact_match": _json(interval(float(right_N.mean()), metrics.resampled_mean(right_N, draws))),
+        "f1_by_class": _by_class(classes, metrics.counted_f1(counts), metrics.counted_f1(sampled)),
+    }
+    return Scored(scores, micro, right_N)
 
 
-def _mcnemar(ours: Any, theirs: Any) -> dict[str, Any]:
-    only_ours, only_theirs, p = metrics.mcnemar(ours, theirs)
-    return {"only_ours": only_ours, "only_theirs": only_theirs, "p": p}
+def _score_numbers(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
+    gold, found = (np.array(values, dtype=float) for values in zip(*[(row.gold, row.predicted) for row in predictions]))
+    gold_places, found_places = metrics.number_values(gold), metrics.number_values(found)
+    names = ("r2", "pearson", "spearman", "mae", "rmse")
+
+    def score(rows_RN: Any) -> Any:
+        pair = gold[rows_RN], found[rows_RN]
+        ranks = (metrics.average_ranks(places[rows_RN]) for places in (gold_places, found_places))
+        correlations = metrics.pearson(*pair), metrics.pearson(*ranks)
+        return np.stack([metrics.r2(*pair), *correlations, metrics.mae(*pair), metrics.rmse(*pair)], axis=-1)
+
+    values, sampled = score(np.arange(len(gold))), metrics.bootstrap_rows(draws, score)
+    scores = {name: _json(interval(values[place], sampled[:, place])) for place, name in enumerate(names)}
+    return Scored(scores, sampled[:, 0], None)
 
 
-def _labels_right(predictions: Sequence[Predicted]) -> Any:
-    return np.array([row.gold == row.predicted for row in predictions])
+def _compare(ours: Scored, theirs: Scored, main: str) -> dict[str, Any]:
+    value = ours.scores[main]["value"] - theirs.scores[main]["value"]
+    difference = {"difference": _json(interval(value, ours.samples - theirs.samples))}
+    if ours.right_N is None:
+        return difference
+    only_ours, only_theirs, p = metrics.mcnemar(ours.right_N, theirs.right_N)
+    return difference | {"only_ours": only_ours, "only_theirs": only_theirs, "p": p}
 
 
-def _tags_right(predictions: Sequence[Predicted]) -> Any:
-    """One entry a sentence: every tag right."""
-    return np.array([tuple(row.gold or ()) == tuple(row.predicted) for row in predictions])
+def _memberships(sets: Sequence[Any], classes: Sequence[str]) -> Any:
+    """Who belongs to which class, (rows, classes). KeyError for a name that is none of the classes."""
+    index = {name: number for number, name in enumerate(classes)}
+    table_NC = np.zeros((len(sets), len(classes)), dtype=bool)
+    for row, names in enumerate(sets):
+        table_NC[row, [index[name] for name in names]] = True
+    return table_NC
+
+
+def _by_class(classes: Sequence[str], values: Any, sampled: Any) -> dict[str, Any]:
+    return {name: _json(interval(values[k], sampled[:, k])) for k, name in enumerate(classes)}
 
 
 def _share(counts: Any) -> Any:
@@ -147,13 +259,19 @@ def _kinds(classes: Sequence[str]) -> list[str]:
     return sorted({name.partition("-")[2] for name in classes if "-" in name})
 
 
-def _support(predictions: Sequence[Predicted], tagged: bool) -> dict[str, int]:
-    names = (
-        [kind for row in predictions for kind, *_ in metrics.entities(row.gold or ())]
-        if tagged
-        else [str(row.gold) for row in predictions]
-    )
-    return {name: names.count(name) for name in sorted(set(names))}
+def _support(predictions: Sequence[Predicted], task: str) -> dict[str, int]:
+    """Gold rows, or entities, by class; nothing for numbers."""
+    golds: list[Any] = [row.gold for row in predictions]
+    if task == "regression":
+        return {}
+    if task == "tags":
+        golds = [[kind for kind, *_ in metrics.entities(gold)] for gold in golds]
+    counts = Counter(golds) if task == "labels" else Counter(name for gold in golds for name in gold)
+    return dict(sorted(counts.items()))
+
+
+def _decimals(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 of a baseline 0.0
 
 
 def _json(value: Interval) -> dict[str, float]:

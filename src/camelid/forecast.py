@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import transformers
 
-from camelid import data, labelling, models
+from camelid import data, environment, models
 from camelid.errors import UserError, raise_all
+from camelid.reading import Reading, tokenise
 from camelid.recipe import Data, Model, Plan
 
 Lines = list[tuple[str, str]]
@@ -19,9 +22,14 @@ LIBRARIES_MB = 650  # resident memory of torch and transformers before a model i
 OVERHEAD = 1.5
 
 
-def forecast_labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) -> Lines:
-    """Lines about a run that trains a label model. Raises UserError with the problems of data and model together."""
-    problems: list[UserError] = []
+def forecast_labelling(
+    model: Model, rows: Data, plan: Plan, reading: Reading, complaints: Sequence[tuple[str, str]] = ()
+) -> Lines:
+    """Lines about a run that trains a label model.
+
+    Raises UserError with the problems of data and model together, and the method's own `complaints` (what, fix).
+    """
+    problems = [UserError(what, fix) for what, fix in complaints]
     splits: Any = None
     base: Any = None
     try:
@@ -36,13 +44,14 @@ def forecast_labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) ->
         problems.append(error)
     raise_all(problems)
     classes = data.labels_of(splits.train)
+    answers = SimpleNamespace(classes=classes, task=data.task_of(splits.train), mean=0.0, std=1.0)
     tokens = {
-        role: labelling.tokenise(base.tokenizer, getattr(splits, role), classes, max_tokens)
+        role: tokenise(base.tokenizer, getattr(splits, role), answers, reading)
         for role in ("train", "dev", "test")
         if getattr(splits, role)
     }
     _check_tokens(tokens, splits)
-    lengths = {role: [len(row.ids) for row in rows] for role, rows in tokens.items()}
+    lengths = {role: [row.size for row in rows] for role, rows in tokens.items()}
     steps = -(-len(tokens["train"]) // plan.batch_rows) * plan.epochs
     return [
         *_rows_lines(splits, classes),
@@ -55,7 +64,7 @@ def forecast_labelling(model: Model, rows: Data, plan: Plan, max_tokens: int) ->
 
 
 def _rows_lines(splits: Any, classes: list[str]) -> Lines:
-    counts = Counter(name for row in splits.train for name in ([row.label] if hasattr(row, "label") else row.tags))
+    counts = Counter(name for row in splits.train for name in data.labels_in(row))
     shown = ", ".join(f"{name} {counts[name]}" for name in sorted(classes, key=lambda name: -counts[name])[:8])
     totals: Counter[str] = Counter()
     for key, count in splits.dropped.items():  # "train: retweet"
@@ -65,8 +74,16 @@ def _rows_lines(splits: Any, classes: list[str]) -> Lines:
         ("rows", f"train {len(splits.train):,}, dev {len(splits.dev):,}, test {len(splits.test):,}"),
         ("scores measured on", splits.held_out),
         ("rows left out", dropped or "none"),
-        ("classes", f"{len(classes)}: {shown}{' …' if len(classes) > 8 else ''}"),
+        (
+            "classes",
+            f"{len(classes)}: {shown}{' …' if len(classes) > 8 else ''}" if classes else _numbers(splits.train),
+        ),
     ]
+
+
+def _numbers(rows: Sequence[Any]) -> str:
+    numbers = [row.label for row in rows]
+    return f"none: numbers from {min(numbers):g} to {max(numbers):g}, mean {fmean(numbers):g}"
 
 
 def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]]) -> Lines:
@@ -80,7 +97,7 @@ def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]]) -> Lines:
     per_token = weights * (2 + 2 * adapted + (2 if plan.tuning == "full" else 0))
     evaluated = sum(sum(n) for role, n in lengths.items() if role != "train")
     work = per_token * sum(lengths["train"]) * plan.epochs + 2 * weights * evaluated
-    seconds = OVERHEAD * work / _products_per_second(precision)
+    seconds = OVERHEAD * work / environment.products_per_second(precision)
     size = 4 if precision == "float32" or plan.tuning == "full" else 2
     longest = sorted(lengths["train"])[-plan.batch_rows :]
     held = max(longest) * -(-len(longest) // plan.accumulate)
@@ -92,17 +109,6 @@ def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]]) -> Lines:
         ("memory", f"about {memory / 1024:.1f} GB"),
         ("time", f"about {max(1, round(seconds / 60))} min for training and scoring at this machine's speed now"),
     ]
-
-
-def _products_per_second(precision: str) -> float:
-    """Multiply-adds this machine does per second on matrices of a small model's size, times 2; takes 0.3 s."""
-    kind, where = getattr(torch, precision), models.device()
-    rows, weights = torch.randn(512, 576, device=where, dtype=kind), torch.randn(1536, 576, device=where, dtype=kind)
-    rounds, started = 0, time.perf_counter()
-    while time.perf_counter() - started < 0.3:
-        torch.nn.functional.linear(rows, weights).sum().item()
-        rounds += 1
-    return rounds * 2 * 512 * 576 * 1536 / (time.perf_counter() - started)
 
 
 def _check_tokens(tokens: dict[str, list[Any]], splits: Any) -> None:

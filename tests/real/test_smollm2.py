@@ -10,6 +10,7 @@ import pytest
 from camelid import data, labelling, models
 from camelid.batches import EpochBatches
 from camelid.objectives import cross_entropy
+from camelid.reading import Reading, tokenise
 from camelid.recipe import Plan
 from camelid.scoring import choice_logprobs
 from camelid.training import train
@@ -33,8 +34,8 @@ def test_it_learns_to_tell_complaints_from_praise(tmp_path: Path) -> None:
     plan = Plan(adapt_from_layer="half", learning_rate=1e-3, batch_rows=8, epochs=6, precision="float32")
     base = models.open_base("smollm2-135m")
     settings = {"kind": "label", "classes": ["negative", "positive"], "pooling": "last", "attention": "causal"}
-    model = models.label_model(base, settings, plan, 64)
-    tokens = labelling.tokenise(base.tokenizer, chosen, model.classes, 64)
+    model = models.label_model(base, settings, plan, Reading(64))
+    tokens = tokenise(base.tokenizer, chosen, model, Reading(64))
     frozen = labelling.freeze_states(model, tokens, plan, 0)
     assert frozen is not None, "the lower half of a LLaMA is run once"
     batches: EpochBatches = labelling.over_epochs(tokens, plan, 0, frozen)

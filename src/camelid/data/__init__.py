@@ -6,8 +6,10 @@ A named set is a module of this package with `SPLITS` (role -> split) and `read(
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
+import os
 import pkgutil
 import random
 from collections import Counter, defaultdict
@@ -17,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from camelid.data.columns import Problem, Problems, labelled, missing_columns, tagged, text_in, words_in
+from camelid.data.columns import Problem, Problems, labelled, missing_columns, tagged, tagged_columns, text_in, words_in
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
@@ -43,6 +45,21 @@ class Splits:
     @property
     def held_out(self) -> str:
         return "test" if self.test else "dev"
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A named set as it stands on this machine: its splits by role, and the place where each would be read.
+
+    `kind` is "labels" or "tags"; `about` says what it is, with source and licence; `problem` is why it cannot be read.
+    """
+
+    name: str
+    kind: str
+    about: str
+    splits: dict[str, str]
+    places: dict[str, str]
+    problem: UserError | None
 
 
 def read_rows(source: str, data: Data | None = None, *, dropped: Counter[str] | None = None) -> list[Any]:
@@ -94,6 +111,7 @@ def read_splits(data: Data, seed: int) -> Splits:
         rows["train"], rows["dev"] = draw_dev(rows["train"], data.dev_share, seed)
         _check_drawn(rows, data)
     warnings = _overlaps(rows)
+    rows["train"] = _draw_per_class(rows["train"], data.train_per_class, seed)
     for role, limit in (("train", data.train_rows), ("dev", data.dev_rows), ("test", data.test_rows)):
         rows[role] = _draw(rows[role], limit, seed)
     _check_labels(rows, data)
@@ -122,7 +140,7 @@ def read_inputs(path: Path, column: str, tagging: bool) -> tuple[list[dict[str, 
         inputs.append(values)
         rows.append(_unlabelled(str(number), origin, content))
     raise_all(missing_columns(str(path), [column], columns, "--tokens" if tagging else "--text") if columns else [])
-    taken = [name for name in columns if name == "predicted" or name.startswith("probability_")]
+    taken = [name for name in columns if name in ("predicted", "entities") or name.startswith("probability_")]
     if taken:
         raise UserError(f"{path} already has the column {taken[0]!r}", "Rename or remove it: predict writes that name.")
     raise_all(problems.errors())
@@ -138,7 +156,7 @@ def _unlabelled(row_id: str, origin: str, content: str | tuple[str, ...]) -> Lab
 
 
 def draw_dev(rows: Sequence[LabelRow], share: float, seed: int) -> tuple[list[Any], list[Any]]:
-    """(train, dev) with about `share` of the rows in dev, stratified by label; equal texts stay on one side.
+    """(train, dev) with about `share` of the rows in dev, stratified by class; equal texts stay on one side.
 
     Every class keeps a row in train: dev gets no row with a label or tag that train would lack.
     """
@@ -147,7 +165,8 @@ def draw_dev(rows: Sequence[LabelRow], share: float, seed: int) -> tuple[list[An
         groups[_content(row)].append(row)
     by_label: dict[Any, list[list[Any]]] = defaultdict(list)
     for group in groups.values():
-        by_label[group[0].label if isinstance(group[0], Labelled) else None].append(group)
+        label = group[0].label if isinstance(group[0], Labelled) else None
+        by_label[label if isinstance(label, str) else None].append(group)
     train, drawn = [], []
     for label in sorted(by_label, key=str):
         shuffled = random.Random(f"{seed} dev {label}").sample(by_label[label], len(by_label[label]))
@@ -160,8 +179,25 @@ def draw_dev(rows: Sequence[LabelRow], share: float, seed: int) -> tuple[list[An
 
 
 def labels_of(rows: Iterable[LabelRow]) -> list[str]:
-    """The distinct labels or tags, sorted: their order is the order of the head's outputs."""
-    return sorted({label for row in rows for label in ((row.label,) if isinstance(row, Labelled) else row.tags)})
+    """The distinct classes or tags, sorted: their order is the order of the head's outputs. Numbers have none."""
+    return sorted({label for row in rows for label in labels_in(row)})
+
+
+def labels_in(row: LabelRow) -> tuple[str, ...]:
+    """The classes of a row: its one, its many, its words' tags; none where its label is a number."""
+    if isinstance(row, Tagged):
+        return row.tags
+    if isinstance(row.label, tuple):
+        return row.label
+    return (row.label,) if isinstance(row.label, str) else ()
+
+
+def task_of(rows: Sequence[LabelRow]) -> str:
+    """What rows ask of a model: "labels", "multi-label", "regression" or "tags"."""
+    if isinstance(rows[0], Tagged):
+        return "tags"
+    kinds = {str: "labels", tuple: "multi-label", float: "regression"}
+    return kinds[type(rows[0].label)]
 
 
 def is_tagged(source: str) -> bool:
@@ -174,6 +210,61 @@ def named_sets() -> list[str]:
     """Names of the data sets that can stand in a recipe."""
     names = (module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("columns", "formats"))
     return sorted(name.replace("_", "-") for name in names)
+
+
+def describe_set(name: str) -> NamedSet:
+    """What is known of a named set without asking the hub. Raises UserError when there is none of that name."""
+    named = _named_set(name)
+    if named is None:
+        near = difflib.get_close_matches(name, named_sets(), n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        fix = f"{hint}The sets are: {', '.join(named_sets())}. camelid check METHOD --data FILE looks at a file."
+        raise UserError(f"there is no named set {name!r}", fix)
+    return NamedSet(
+        name,
+        "tags" if named.ROW is Tagged else "labels",
+        (named.__doc__ or "").strip(),
+        dict(named.SPLITS),
+        places_of(name),
+        problem_of(name),
+    )
+
+
+def places_of(name: str) -> dict[str, str]:
+    """Where each split of a named set would be read: "embedded" (its wheel), a file of CAMELID_DATA, or "hub"."""
+    named: Any = _named_set(name)
+    splits = named.SPLITS.values()
+    if not hasattr(named, "read_local_or_hub"):  # what a set imports says where its rows can come from
+        return dict.fromkeys(splits, "embedded")
+    root = os.environ.get("CAMELID_DATA")
+    files = {split: Path(root) / name / f"{split}.jsonl" for split in splits} if root else {}
+    return {split: str(files[split]) if split in files and files[split].exists() else "hub" for split in splits}
+
+
+def problem_of(name: str) -> UserError | None:
+    """Why an embedded named set, or a file of one, cannot be read here; looks at no more than one row of a split."""
+    named: Any = _named_set(name)
+    try:
+        for split, place in places_of(name).items():
+            if place != "hub":
+                next(iter(named.read(split, Counter())), None)
+    except UserError as error:
+        return error
+    return None
+
+
+def count_rows(found: NamedSet) -> dict[str, int]:
+    """Rows by split, of those splits that can be read here without the hub."""
+    named: Any = _named_set(found.name)
+    here = [] if found.problem else [split for split, place in found.places.items() if place != "hub"]
+    return {split: sum(1 for _ in named.read(split, Counter())) for split in here}
+
+
+def read_set(name: str) -> dict[str, tuple[list[Any], Counter[str]]]:
+    """Rows of every split of a named set, each with a count by reason of what was left out."""
+    named: Any = _named_set(name)
+    dropped: dict[str, Counter[str]] = {split: Counter() for split in named.SPLITS.values()}
+    return {split: (list(named.read(split, counts)), counts) for split, counts in dropped.items()}
 
 
 def _named_set(name: str) -> ModuleType | None:
@@ -191,13 +282,13 @@ def _sources(data: Data) -> dict[str, str]:
 def _to_rows(table: Table, source: str, data: Data, dropped: Counter[str]) -> list[Any]:
     """Rows of a table of the user's own; a row's id is its number in the file."""
     convert: Callable[..., LabelRow | Problem] = tagged if data.tokens or data.tags else labelled
-    wanted = (data.tokens or "tokens", data.tags or "tags") if convert is tagged else (data.text, data.label)
+    wanted = tagged_columns(data) if convert is tagged else (data.text, data.label)
     rows: list[Any] = []
     columns: dict[str, None] = {}
     problems = Problems(source)
     for number, (origin, values) in enumerate(table):
         columns |= dict.fromkeys(values)
-        row = convert(str(number), origin, values, *wanted)
+        row = convert(str(number), origin, values, data)
         if not isinstance(row, Problem):
             rows.append(row)
         elif data.missing == "drop" and row.missing:
@@ -213,8 +304,13 @@ def _to_rows(table: Table, source: str, data: Data, dropped: Counter[str]) -> li
 
 
 def _check_classes(rows: Sequence[LabelRow], data: Data) -> None:
+    if task_of(rows) == "regression":
+        if len({row.label for row in rows if isinstance(row, Labelled)}) < 2:
+            what = f"{data.train} has a single number in column {data.label!r} of its {len(rows)} training rows"
+            raise UserError(what, "Nothing can be learned from one value; is it the right column?")
+        return
     classes = labels_of(rows)
-    if len(classes) < 2:
+    if (len(classes) < 2 and task_of(rows) != "multi-label") or not classes:
         raise UserError(
             f"{data.train} has a single class ({''.join(classes)}) in its {len(rows)} training rows",
             f"Nothing can be learned from one class; is {data.tags or data.label!r} the right column?",
@@ -263,6 +359,20 @@ def _overlaps(rows: dict[str, list[Any]]) -> list[str]:
 
 def _content(row: LabelRow) -> Any:
     return row.text.strip() if isinstance(row, Labelled) else row.tokens
+
+
+def _draw_per_class(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
+    """At most `limit` rows of each class, drawn with the seed, in their old order. Raises UserError without classes."""
+    if limit is None:
+        return rows
+    if task_of(rows) != "labels":
+        raise UserError("data.train_per_class needs rows with one class each", "Use data.train_rows.")
+    by_class: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        by_class[row.label].append(number)
+    draws = {name: random.Random(f"{seed} draw {name}") for name in by_class}
+    chosen = {at for name, found in by_class.items() for at in draws[name].sample(found, min(limit, len(found)))}
+    return [row for number, row in enumerate(rows) if number in chosen]
 
 
 def _draw(rows: list[Any], limit: int | None, seed: int) -> list[Any]:

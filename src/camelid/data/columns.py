@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
+from camelid.recipe import Data
 from camelid.rows import Labelled, Tagged
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
@@ -50,25 +52,36 @@ class Problems:
         ]
 
 
-def labelled(row_id: str, origin: str, values: dict[str, Any], text: str, label: str) -> Labelled | Problem:
-    """The row with the text and the label in the columns of these names, or what is wrong with it."""
-    words, name = text_in(values, text), _label_in(values, label)
-    if isinstance(words, Problem):
-        return words
-    return name if isinstance(name, Problem) else Labelled(row_id, origin, words, name)
+def labelled(row_id: str, origin: str, values: dict[str, Any], data: Data) -> Labelled | Problem:
+    """The row with the text and the label in the columns that `data` names, or what is wrong with it."""
+    words = text_in(values, data.text)
+    if data.task == "regression":
+        label = _number_in(values, data.label)
+    elif data.task == "multi-label":
+        label = _labels_in(values, data.label, data.separator)
+    else:
+        label = _label_in(values, data.label)
+    problem = _first_problem(words, label)
+    return problem or Labelled(row_id, origin, words, label)  # type: ignore[arg-type]
 
 
-def tagged(row_id: str, origin: str, values: dict[str, Any], tokens: str, tags: str) -> Tagged | Problem:
-    """The row with the words and their tags in the columns of these names, or what is wrong with it."""
+def tagged(row_id: str, origin: str, values: dict[str, Any], data: Data) -> Tagged | Problem:
+    """The row with the words and their tags in the columns that `data` names, or what is wrong with it."""
+    tokens, tags = tagged_columns(data)
     words, marks = words_in(values, tokens), _tags_in(values, tags)
-    if isinstance(words, Problem):
-        return words
-    if isinstance(marks, Problem):
-        return marks
+    if problem := _first_problem(words, marks):
+        return problem
+    assert not isinstance(words, Problem)
+    assert not isinstance(marks, Problem)
     if len(words) != len(marks):
         what = f"column {tokens!r} and column {tags!r} have different lengths"
         return Problem(what, "Each word needs exactly one tag.", detail=f"{len(words)} words, {len(marks)} tags")
     return Tagged(row_id, origin, words, marks)
+
+
+def tagged_columns(data: Data) -> tuple[str, str]:
+    """Names of the columns with words and with tags."""
+    return data.tokens or "tokens", data.tags or "tags"
 
 
 def text_in(values: dict[str, Any], column: str) -> str | Problem:
@@ -85,12 +98,9 @@ def text_in(values: dict[str, Any], column: str) -> str | Problem:
 
 def words_in(values: dict[str, Any], column: str) -> tuple[str, ...] | Problem:
     """The words in the column: a list as it is, a string (a csv cell) split at spaces; or what is wrong with them."""
-    value = values.get(column)
-    if is_missing(value):
-        return Problem(f"no words in column {column!r}", FILL_IN, missing=True)
-    words = value.split() if isinstance(value, str) else value
-    if not isinstance(words, list | tuple):
-        return Problem(f"column {column!r} holds {kind_of(value)}, not a list of words")
+    words = _list_in(values, column, "words")
+    if isinstance(words, Problem):
+        return words
     for word in words:
         if not isinstance(word, str):
             return Problem(f"column {column!r} holds {kind_of(word)} where a word should be")
@@ -133,17 +143,65 @@ def _label_in(values: dict[str, Any], column: str) -> str | Problem:
     return _wrong_characters(str(value), column) or str(value).strip()
 
 
-def _tags_in(values: dict[str, Any], column: str) -> tuple[str, ...] | Problem:
+def _labels_in(values: dict[str, Any], column: str, separator: str) -> tuple[str, ...] | Problem:
+    """Any number of classes: a list, its JSON in a cell, or names between separators. [] says that none holds."""
+    value = values.get(column)
+    if isinstance(value, str) and value.strip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return Problem(f"column {column!r} holds a list that is not JSON", 'Write it as ["one", "two"].')
+    if not isinstance(value, list | tuple):
+        if is_missing(value):
+            fix = "Write [] where no class holds, or leave such rows out with --set data.missing=drop."
+            return Problem(f"no labels in column {column!r}", fix, missing=True)
+        value = str(value).split(separator)
+    for name in value:
+        if not isinstance(name, str | int) or not str(name).strip():
+            return Problem(
+                f"column {column!r} holds {kind_of(name) if name != '' else 'nothing'} where a class should be"
+            )
+    names = sorted({str(name).strip() for name in value})
+    return _wrong_characters(" ".join(names), column) or tuple(names)
+
+
+def _number_in(values: dict[str, Any], column: str) -> float | Problem:
     value = values.get(column)
     if is_missing(value):
-        return Problem(f"no tags in column {column!r}", FILL_IN, missing=True)
-    tags = value.split() if isinstance(value, str) else value
-    if not isinstance(tags, list | tuple):
-        return Problem(f"column {column!r} holds {kind_of(value)}, not a list of tags")
+        return Problem(f"no number in column {column!r}", FILL_IN, missing=True)
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        shown = f"{value[:40]!r}" if isinstance(value, str) else kind_of(value)
+        return Problem(f"column {column!r} holds {shown}, not a number", "Write numbers as 3, -0.5 or 1e3.")
+    return number
+
+
+def _tags_in(values: dict[str, Any], column: str) -> tuple[str, ...] | Problem:
+    tags = _list_in(values, column, "tags")
+    if isinstance(tags, Problem):
+        return tags
     for tag in tags:
         if not isinstance(tag, str | int) or not str(tag).strip():
             return Problem(f"column {column!r} holds {kind_of(tag) if tag != '' else 'nothing'} where a tag should be")
     return tuple(str(tag).strip() for tag in tags)
+
+
+def _list_in(values: dict[str, Any], column: str, what: str) -> Sequence[Any] | Problem:
+    """A list as it is, a string (a csv cell) split at spaces."""
+    value = values.get(column)
+    if is_missing(value):
+        return Problem(f"no {what} in column {column!r}", FILL_IN, missing=True)
+    found = value.split() if isinstance(value, str) else value
+    if not isinstance(found, list | tuple):
+        return Problem(f"column {column!r} holds {kind_of(value)}, not a list of {what}")
+    return found
+
+
+def _first_problem(*found: Any) -> Problem | None:
+    return next((value for value in found if isinstance(value, Problem)), None)
 
 
 def _wrong_characters(text: str, column: str) -> Problem | None:

@@ -82,8 +82,8 @@ def check_writable(path: Path) -> None:
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows by the suffix of `path`. In csv and tsv lists become space-separated, and every column of any row has
-    its place. What JSON has no notation for becomes null (NaN) or text (dates)."""
+    """Write rows by the suffix of `path`. In csv and tsv lists of words become space-separated, dicts JSON, and every
+    column of any row has its place. What JSON has no notation for becomes null (NaN) or text (dates)."""
     part = _part(path)
     with part.open("w", encoding="utf-8", newline="") as file:
         if path.suffix.lower() == ".jsonl":
@@ -101,9 +101,9 @@ def _part(path: Path) -> Path:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not any(isinstance(item, dict) for item in value):
         return " ".join(map(str, value))
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict) else value
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, dict | list | tuple) else value
 
 
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:

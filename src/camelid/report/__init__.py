@@ -12,11 +12,24 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from camelid.report import costs, curves, facts, mistakes, samples, scores
+from camelid.metrics import LOWER_IS_BETTER, name_metric
+from camelid.report import (
+    calibration,
+    comparisons,
+    confusions,
+    costs,
+    curves,
+    facts,
+    mistakes,
+    residuals,
+    samples,
+    scores,
+)
 from camelid.report.files import RunFiles
 from camelid.report.numbers import show_count, show_score, show_signed
 
 HERE = Path(__file__).parent
+STYLES = ("report.css", "plots.css", "screens.css")  # in this order: the last overrides for small screens and paper
 # a browser drops, hides or obeys control characters; a reader should see that they are there
 PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
 BROKEN = dict.fromkeys([*range(0x7F, 0xA0), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "\N{REPLACEMENT CHARACTER}")
@@ -44,14 +57,15 @@ def render(files: RunFiles) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup((HERE / "report.css").read_text(encoding="utf-8"))
+    style = Markup("\n").join(Markup((HERE / name).read_text(encoding="utf-8")) for name in STYLES)
     page = environment.get_template("report.html").render(style=style, **_collect(files))
     return page.translate(PICTURES | BROKEN)
 
 
 def _collect(files: RunFiles) -> dict[str, Any]:
     """What the template shows, section by section."""
-    known, plain = scores.read_entries(files.scores)
+    entries = scores.read_entries(files.scores)
+    known = entries.comparisons
     stage_costs = costs.sum_costs(files.lines("timings.jsonl"))
     systems = dict.fromkeys(name for comparison in known for name in comparison.systems)
     return {
@@ -61,7 +75,8 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         "tiles": _tiles(known[0], stage_costs) if known else [],
         "rows": samples.describe_rows(files),
         "results": [_result(files, comparison, stage_costs) for comparison in known],
-        "plain": plain,
+        "seeds": _seeds(entries),
+        "plain": entries.plain,
         "curve": curves.draw_learning(files.lines("model/metrics.jsonl")),
         "stages": costs.list_stages(stage_costs, files.splits(), systems),
         "total": costs.total_cost(stage_costs),
@@ -81,7 +96,7 @@ def split_verdict(verdict: str) -> tuple[str, str]:
 
 def _tiles(comparison: scores.Comparison, stage_costs: dict[str, costs.Cost]) -> list[tuple[str, str, str]]:
     """(number, what it is, its interval) for the few numbers to remember."""
-    metric, ours, best = scores.name_metric(comparison.metric), comparison.ours, comparison.best_baseline
+    metric, ours, best = name_metric(comparison.metric), comparison.ours, comparison.best_baseline
     tiles = [(show_score(comparison.main(ours).value), f"{metric}, {ours}", comparison.main(ours).span())]
     if best:
         tiles.append((show_score(comparison.main(best).value), f"{metric}, {best}", comparison.main(best).span()))
@@ -96,15 +111,33 @@ def _tiles(comparison: scores.Comparison, stage_costs: dict[str, costs.Cost]) ->
 
 def _result(files: RunFiles, comparison: scores.Comparison, stage_costs: dict[str, costs.Cost]) -> dict[str, Any]:
     """Everything that belongs to one entry of scores.json."""
-    wrong = mistakes.find_mistakes(files.predictions(comparison.ours))
+    ours, task = comparison.ours, comparison.task
+    wrong = mistakes.find_mistakes(files.predictions(ours), task)
     rows = files.lines(f"{comparison.split}.jsonl")
+    names = comparisons.list_metrics(comparison)
     return {
         "comparison": comparison,
-        "metric": scores.name_metric(comparison.metric),
-        "metrics": [scores.name_metric(name) for name in scores.list_metrics(comparison)],
-        "plot": scores.plot_systems(comparison),
-        "table": scores.tabulate_systems(comparison, stage_costs),
-        "confusion": mistakes.read_confusion(comparison),
-        "classes": scores.plot_classes(comparison),
-        "mistakes": mistakes.describe_mistakes(wrong, rows) if wrong else [],
+        "metric": name_metric(comparison.metric),
+        "metrics": [comparisons.head_metric(name) for name in names],
+        "lower": any(name in LOWER_IS_BETTER for name in names),
+        "plot": comparisons.plot_systems(comparison),
+        "table": comparisons.tabulate_systems(comparison, stage_costs),
+        "tested": any(each.p is not None for each in comparison.against.values()),
+        "confusion": confusions.read_confusion(comparison),
+        "classes": comparisons.plot_classes(comparison),
+        "calibration": calibration.describe_calibration(comparison, files.predictions(ours), files.temperature),
+        "scatter": residuals.draw_scatter(files.predictions(ours), wrong, ours) if task == "regression" else None,
+        "mistakes": mistakes.describe_mistakes(wrong, rows, task) if wrong else [],
+    }
+
+
+def _seeds(entries: scores.Entries) -> dict[str, Any] | None:
+    """The scores over seeds, where a run was repeated with several."""
+    if entries.seeds is None:
+        return None
+    ours = entries.comparisons[0].ours if entries.comparisons else ""
+    return {
+        "metric": name_metric(entries.seeds.metric),
+        "plot": comparisons.plot_seeds(entries.seeds, ours),
+        "most": max(len(system.values) for system in entries.seeds.systems.values()),
     }

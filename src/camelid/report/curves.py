@@ -9,9 +9,9 @@ from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
+from camelid.metrics import name_metric
 from camelid.report.numbers import show_score
 from camelid.report.plots import Axis, Line, draw_panel, draw_ticks, fit_axis, span_axis
-from camelid.report.scores import name_metric
 
 POINTS = 600  # a curve has no more: a screen shows no more
 STYLES = ("solid", "dashed", "dotted")

@@ -47,6 +47,11 @@ class RunFiles:
         """model/handle.json: the base with its hash, the precision, the head's settings."""
         return self._json("model/handle.json")
 
+    @property
+    def temperature(self) -> float:
+        """What divided the logits of the trained model; 1 where nothing did."""
+        return float((self.handle.get("settings") or {}).get("temperature") or 1)
+
     @cached_property
     def missing(self) -> list[str]:
         """Paths of stages that the manifest calls finished but that are not there."""

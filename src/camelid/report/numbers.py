@@ -12,13 +12,22 @@ LONGEST = 200  # characters of a list in a plain table
 def show_score(value: float) -> str:
     """Three decimals up to 10 ("0.803"), four significant digits beyond ("1,235")."""
     text = f"{value:.3f}" if abs(value) < 10 else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if float(text.replace(",", "")) else "0.000"
 
 
 def show_signed(value: float) -> str:
     """A difference with its sign: "+0.040", "−0.240"; what rounds to nothing has none."""
     text = f"{value:+.3f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def show_number(value: float) -> str:
+    """A label that is a number, as short as it goes: "4", "3.25", "−0.004", "12,346", "1.2e-05"."""
+    if value and abs(value) < 0.001:
+        text = f"{value:.2g}"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return text.replace("-", "−") if text != "-0" else "0"
 
 
 def show_count(value: float) -> str:

@@ -15,6 +15,8 @@ from markupsafe import Markup
 
 LANE = 14  # pixels of height for each interval of a strip
 BAR = 10
+RADIUS = 4.5
+GAP = 0.4  # per cent of the width left free on either side of a column
 EDGE = 6  # room above and below a panel's curves, for dots that stand at its ends
 STEPS = (1, 2, 5, 10)  # ticks stand at multiples of these times a power of ten
 
@@ -42,21 +44,42 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """A value with its interval, drawn as a dot with whiskers: filled for ours, hollow for others."""
+    """A value with its interval, drawn as a dot with whiskers: filled for ours, hollow for others.
+
+    The `single` values behind it are small dots on a lane above.
+    """
 
     value: float
     low: float
     high: float
     kind: Kind
+    single: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through (x, y) points; `style` is a class of report.css; `dots` marks each point."""
+    """A curve through (x, y) points; `style` is a class of plots.css.
+
+    `dots` marks each point, `joined` draws the line between them, `spans` are the ends of an upright whisker at each.
+    """
 
     points: tuple[tuple[float, float], ...]
     style: str
     dots: bool = False
+    joined: bool = True
+    radius: float = RADIUS
+    spans: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A bar of a histogram over `low` to `high`, as high as its `share` of the height; `text` stands above it."""
+
+    low: float
+    high: float
+    share: float
+    label: str
+    text: str = ""
 
 
 def fit_axis(values: Sequence[float], *, floor_at: float | None = None, ceiling_at: float | None = None) -> Axis:
@@ -80,11 +103,13 @@ def span_axis(high: float) -> Axis:
 
 def draw_intervals(marks: Sequence[Mark], axis: Axis, label: str, reference: float | None = None) -> Markup:
     """One row of a dot plot: each mark on a lane of its own, over the axis' grid; `reference` is a dashed line."""
-    height = LANE * (len(marks) + 1)
+    lanes = [lane for mark in marks for lane in ([mark.single] if mark.single else []) + [mark]]
+    height = LANE * (len(lanes) + 1)
     parts = [_upright("grid", axis.place(tick), height) for tick in axis.ticks]
     if reference is not None:
         parts.append(_upright("reference", axis.place(reference), height))
-    parts += [_mark(mark, axis, LANE * (lane + 1)) for lane, mark in enumerate(marks)]
+    for lane, drawn in enumerate(lanes, 1):
+        parts.append(_mark(drawn, axis, LANE * lane) if isinstance(drawn, Mark) else _singles(drawn, axis, LANE * lane))
     return _figure("strip", height, label, parts)
 
 
@@ -113,11 +138,29 @@ def draw_panel(lines: Sequence[Line], across: Axis, up: Axis, label: str, height
         parts.append(_tag("line", class_="grid", x1=0, x2="100%", y1=y(tick), y2=y(tick)))
         parts.append(_tag("text", name, x=-10, y=y(tick) + 4))
     for line in lines:
-        parts.append(_curve([(across.place(x), y(value)) for x, value in line.points], line.style, height))
-        if line.dots:
-            dots = [_dot(across.place(x), y(value)) for x, value in line.points]
-            parts.append(_tag("g", *dots, class_=line.style))
+        points = [(across.place(x), y(value)) for x, value in line.points]
+        if line.joined:
+            parts.append(_curve(points, line.style, height))
+        whiskers = [_upright("whisker", x, y(low), start=y(high)) for (x, _), (low, high) in zip(points, line.spans)]
+        dots = [_dot(x, at, line.radius) for x, at in points] if line.dots else []
+        if line.dots or line.spans:
+            parts.append(_tag("g", *whiskers, *dots, class_=line.style))
     return _figure("panel", height, label, parts)
+
+
+def draw_columns(columns: Sequence[Column], axis: Axis, label: str, height: int = 44, kind: Kind = "other") -> Markup:
+    """A histogram over `axis`, which gets its numbers from draw_ticks."""
+    room = height - (LANE if any(column.text for column in columns) else 0)
+    parts = [_tag("line", class_="grid", x1=0, x2="100%", y1=height - 0.5, y2=height - 0.5)]
+    for column in columns:
+        left, right = axis.place(column.low) + GAP, axis.place(column.high) - GAP
+        tall = max(round(room * column.share, 2), 1.0) if column.share else 0.0  # a single row must be seen
+        size = {"width": _percent(max(right - left, 0.2)), "height": tall}
+        parts.append(_tag("rect", _tag("title", column.label), x=_percent(left), y=height - tall, **size, rx=1))
+        if column.text:
+            middle = _percent((left + right) / 2)
+            parts.append(_tag("text", column.text, x=middle, y=height - tall - 4, text_anchor="middle"))
+    return _figure(f"columns {kind}", height, label, parts)
 
 
 def _round_step(step: float) -> float:
@@ -133,8 +176,12 @@ def _mark(mark: Mark, axis: Axis, y: float) -> Markup:
     return _tag("g", whisker, *caps, _dot(axis.place(mark.value), y), class_=f"mark {mark.kind}")
 
 
-def _dot(x: float, y: float) -> Markup:
-    return _tag("circle", cx=_percent(x), cy=y, r=4.5)
+def _singles(values: Sequence[float], axis: Axis, y: float) -> Markup:
+    return _tag("g", *[_dot(axis.place(value), y, 2.5) for value in values], class_="singles")
+
+
+def _dot(x: float, y: float, radius: float = RADIUS) -> Markup:
+    return _tag("circle", cx=_percent(x), cy=y, r=radius)
 
 
 def _curve(points: Sequence[tuple[float, float]], style: str, height: int) -> Markup:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from markupsafe import Markup
-
 from camelid.metrics import entities
+from camelid.report.comparisons import DotPlot
 from camelid.report.files import RunFiles
-from camelid.report.mistakes import Stretch, cut_sentence, cut_text, mark_entities
-from camelid.report.numbers import show_count, show_share
-from camelid.report.plots import draw_bar
+from camelid.report.histograms import plot_numbers
+from camelid.report.mistakes import cut_text
+from camelid.report.numbers import show_count, show_number
 from camelid.report.scores import FOLD
+from camelid.report.sentences import Stretch, cut_sentence, mark_entities
+from camelid.report.shares import Share, compare_shares
 
 SAMPLES = 6
 KEPT = 3  # rows kept of each class to choose the samples from
+NUMBERS = 60  # rows kept where labels are numbers
 SHORT = 40  # words; shorter sentences are nicer to read
 
 
@@ -28,26 +30,26 @@ class Sample:
 
     text: str
     label: str = ""
+    number: float = 0.0
     sentence: tuple[Stretch, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Split:
-    """Rows of one split: how many, how often each class occurs in them, and some rows of each class."""
+    """Rows of one split: how many, how often each class occurs in them or which numbers, and some rows to read."""
 
     name: str
-    rows: int
-    classes: Counter[str]
-    kept: dict[str, list[Sample]]
+    rows: int = 0
+    classes: Counter[str] = field(default_factory=Counter)
+    numbers: list[float] = field(default_factory=list)
+    sets: int = 0  # rows whose label is a list of classes
+    empty: int = 0  # those among them whose list is empty
+    kept: defaultdict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
 
-
-@dataclass(frozen=True)
-class Share:
-    """How much of a split a class is."""
-
-    count: str
-    share: str
-    bar: Markup
+    @property
+    def total(self) -> int:
+        """What the classes are shares of: rows, or entities."""
+        return self.rows if self.sets else self.classes.total()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Rows:
     shares: list[tuple[str, list[Share]]]
     folded: list[tuple[str, list[Share]]]
     counted: str
+    several: str  # how many labels a row has, where it may have any number
+    numbers: DotPlot | None
     dropped: list[tuple[str, str]]
     warnings: list[str]
     samples: list[Sample]
@@ -67,13 +71,15 @@ def describe_rows(files: RunFiles) -> Rows:
     """The data section of a run; its lists are empty where nothing is known yet."""
     splits = [_read_split(name, files.lines(f"{name}.jsonl")) for name in files.splits()]
     notes = files.manifest.get("notes", {}).get("data") or {}
-    shares = _compare_shares(splits)
+    shares = compare_shares({split.name: (split.classes, split.total) for split in splits})
     tagged = any(sample.sentence for split in splits for kept in split.kept.values() for sample in kept)
     return Rows(
         [(split.name, show_count(split.rows)) for split in splits],
         shares[:FOLD],
         shares[FOLD:],
         "entities" if tagged else "rows",
+        _count_labels(splits),
+        plot_numbers({split.name: split.numbers for split in splits}),
         _by_reason(notes.get("dropped") or {}),
         [str(warning) for warning in notes.get("warnings") or []],
         _choose_samples(splits[0]) if splits else [],
@@ -101,21 +107,38 @@ def _by_reason(dropped: Mapping[str, int]) -> list[tuple[str, str]]:
 
 def _read_split(name: str, rows: Iterable[Mapping[str, Any]]) -> Split:
     """One pass over the rows, which may be more than fit in memory."""
-    count, classes, kept = 0, Counter[str](), defaultdict[str, list[Sample]](list)
+    split = Split(name)
     for row in rows:
-        count += 1
+        split.rows += 1
+        label = row.get("label")
+        if isinstance(label, int | float):
+            split.numbers.append(label)
         found = _classes_of(row)
-        classes.update(found)
-        place = kept[found[0] if found else ""]
-        if len(place) < KEPT and len(row.get("tokens") or []) <= SHORT:
+        split.classes.update(found)
+        split.sets += isinstance(label, list)
+        split.empty += label == []
+        place = split.kept[found[0] if found else ""]
+        if len(place) < (NUMBERS if split.numbers else KEPT) and len(row.get("tokens") or []) <= SHORT:
             place.append(_sample(row))
-    return Split(name, count, classes, dict(kept))
+    return split
+
+
+def _count_labels(splits: Sequence[Split]) -> str:
+    rows, empty = sum(split.sets for split in splits), sum(split.empty for split in splits)
+    if not rows:
+        return ""
+    mean = sum(split.classes.total() for split in splits) / rows
+    none = f"{show_count(empty)} {'row has' if empty == 1 else 'rows have'} none" if empty else "every row has one"
+    return f"A row may have several labels: {mean:.2f} on average; {none}."
 
 
 def _classes_of(row: Mapping[str, Any]) -> list[str]:
     if "tags" in row:
         return [kind for kind, *_ in sorted(entities(row["tags"]), key=lambda chunk: chunk[1])]
-    return [str(row["label"])] if "label" in row else []
+    label = row.get("label")
+    if isinstance(label, list):
+        return [str(name) for name in label]
+    return [] if label is None or isinstance(label, int | float) else [str(label)]
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
@@ -123,28 +146,24 @@ def _sample(row: Mapping[str, Any]) -> Sample:
         words = [str(word) for word in row["tokens"]]
         return Sample(" ".join(words), sentence=cut_sentence(mark_entities(words, row["tags"])))
     if "text" in row:
-        return Sample(cut_text(str(row["text"])), str(row.get("label", "")))
+        label = row.get("label", "")
+        return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)
     values = {name: value for name, value in row.items() if name not in ("row", "id", "origin")}
     return Sample(cut_text(json.dumps(values, ensure_ascii=False)))
 
 
+def _show_label(label: Any) -> str:
+    if isinstance(label, list):
+        return ", ".join(map(str, label)) or "no label"
+    return show_number(label) if isinstance(label, int | float) else str(label)
+
+
 def _choose_samples(split: Split) -> list[Sample]:
-    """The first rows of the commonest classes in turn; rows without a class come last."""
+    """The first rows of the commonest classes in turn; rows without a class come last. Numbers are spread evenly."""
+    if split.numbers:
+        ordered = sorted(split.kept[""], key=lambda sample: sample.number)
+        last = len(ordered) - 1
+        return [ordered[place] for place in sorted({round(turn * last / (SAMPLES - 1)) for turn in range(SAMPLES)})]
     names = sorted(split.kept, key=lambda name: (not name, -split.classes[name]))
     turns = [split.kept[name][turn] for turn in range(KEPT) for name in names if turn < len(split.kept[name])]
     return turns[:SAMPLES]
-
-
-def _compare_shares(splits: Sequence[Split]) -> list[tuple[str, list[Share]]]:
-    """A line for each class, the commonest first; bars are against the largest share of all."""
-    totals = {split.name: split.classes.total() or 1 for split in splits}
-    names = dict.fromkeys(name for split in splits for name, _ in split.classes.most_common())
-    largest = max((count / totals[split.name] for split in splits for count in split.classes.values()), default=1)
-    return [(name, [_share(split, name, totals[split.name], largest) for split in splits]) for name in names]
-
-
-def _share(split: Split, name: str, total: int, largest: float) -> Share:
-    count = split.classes[name]
-    share = count / total
-    label = f"{name} in {split.name}: {show_count(count)}, {show_share(share)}"
-    return Share(show_count(count), show_share(share), draw_bar(share / largest, label))

@@ -1,19 +1,18 @@
-"""Entries of scores.json: systems compared on the same rows, or a plain table where an entry is something else."""
+"""Entries of scores.json: systems compared on the same rows, one score over seeds, or a plain table for all else."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from camelid.report.costs import Cost, cost_of_system
-from camelid.report.numbers import NONE, show_count, show_p, show_score, show_signed, show_value
-from camelid.report.plots import Axis, Mark, draw_intervals, draw_ticks, fit_axis
+from camelid.report.numbers import show_score, show_value
 
 FOLD = 20  # more classes than this are shown by their extremes first
+SEEDS = "seeds"
+ENDS = {"value", "low", "high"}
 
 
 class Interval(BaseModel):
@@ -28,19 +27,59 @@ class Interval(BaseModel):
         return f"{show_score(self.low)} to {show_score(self.high)}"
 
 
+class Bin(BaseModel):
+    """Rows whose confidence is above `low` and not above `high`."""
+
+    low: FiniteFloat
+    high: FiniteFloat
+    count: int
+    confidence: FiniteFloat
+    accuracy: FiniteFloat
+
+
+class Calibration(BaseModel):
+    """What `evaluation.score_calibration` says of probabilities."""
+
+    ece: Interval
+    brier: Interval
+    nll: Interval
+    chance: FiniteFloat
+    bins: list[Bin] = Field(min_length=1)
+
+    @property
+    def rows(self) -> int:
+        return sum(each.count for each in self.bins)
+
+    @property
+    def confidence(self) -> float:
+        """Mean over the rows."""
+        return sum(each.count * each.confidence for each in self.bins) / self.rows
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the rows."""
+        return sum(each.count * each.accuracy for each in self.bins) / self.rows
+
+
 class System(BaseModel):
     """The scores of one system: every metric with an interval by its name, and what belongs to classes."""
 
     metrics: dict[str, Interval]
     f1_by_class: dict[str, Interval] = {}
     confusion: list[list[int]] = []
+    calibration: Calibration | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _collect(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        metrics = {name: value for name, value in values.items() if isinstance(value, dict) and "low" in value}
+        # a class may be called "low", so f1_by_class may have that key too
+        metrics = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, dict) and set(value) == ENDS and name != "f1_by_class"
+        }
         return {**values, "metrics": metrics}
 
 
@@ -86,156 +125,50 @@ class Comparison(BaseModel):
         return sorted(self.systems, key=lambda name: -self.main(name).value)
 
 
-@dataclass(frozen=True)
-class PlotRow:
-    """A row of a dot plot."""
+class SeedScores(BaseModel):
+    """One score of a system under several training seeds, and their mean with its t-interval."""
 
-    name: str
-    strip: Markup
-    value: str
-    note: str
-    ours: bool = False
+    seeds: list[int]
+    values: list[FiniteFloat] = Field(min_length=1)
+    mean: Interval
 
 
-@dataclass(frozen=True)
-class DotPlot:
-    """Rows over one axis; `folded` rows are shown on demand."""
+class Seeds(BaseModel):
+    """The entry "seeds": systems that were trained several times."""
 
-    rows: list[PlotRow]
-    folded: list[PlotRow]
-    ticks: Markup
+    metric: str
+    systems: dict[str, SeedScores] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
-class TableRow:
-    """A line of the comparison table: metrics are (value, interval); the others are text."""
+class Entries:
+    """What scores.json holds; `plain` is (name, lines of a table) of entries the report does not understand."""
 
-    name: str
-    ours: bool
-    metrics: list[tuple[str, str]]
-    difference: tuple[str, str]
-    only_ours: str
-    only_theirs: str
-    p: str
-    cost: Cost | None
+    comparisons: list[Comparison]
+    seeds: Seeds | None
+    plain: list[tuple[str, list[tuple[str, str]]]]
 
 
-def read_entries(scores: Mapping[str, Any]) -> tuple[list[Comparison], list[tuple[str, list[tuple[str, str]]]]]:
-    """The entries the report understands, and the others as (name, lines of a plain table)."""
-    known, plain = [], []
+def read_entries(scores: Mapping[str, Any]) -> Entries:
+    """The entries of scores.json, each as what it is."""
+    comparisons, plain, seeds = [], [], None
     for name, entry in scores.items():
         try:
-            known.append(Comparison.model_validate({**entry, "name": name}))
+            if name == SEEDS:
+                seeds = Seeds.model_validate(entry)
+            else:
+                comparisons.append(Comparison.model_validate({**entry, "name": name}))
         except (ValidationError, TypeError):
             plain.append((name, list(list_values(entry))))
-    return known, plain
+    return Entries(comparisons, seeds, plain)
 
 
 def list_values(entry: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """(dotted name, text) of every value inside; an interval is one value."""
     if not isinstance(entry, Mapping) or not entry:
         yield path, show_value(entry)
-    elif {"value", "low", "high"} == set(entry):
+    elif set(entry) == ENDS:
         yield path, "{} ({} to {})".format(*(show_value(entry[key]) for key in ("value", "low", "high")))
     else:
         for name, value in entry.items():
             yield from list_values(value, f"{path}.{name}" if path else str(name))
-
-
-def name_metric(metric: str) -> str:
-    """A metric's name in words: entity_f1 -> entity F1."""
-    words = {"f1": "F1", "macro": "macro"}
-    return " ".join(words.get(word, word) for word in metric.split("_")).replace("macro F1", "macro-F1")
-
-
-def list_metrics(comparison: Comparison) -> list[str]:
-    """The metrics every system has, the main one first."""
-    shared = [
-        name
-        for name in comparison.systems[comparison.ours].metrics
-        if all(name in system.metrics for system in comparison.systems.values())
-    ]
-    return [comparison.metric, *(name for name in shared if name != comparison.metric)]
-
-
-def plot_systems(comparison: Comparison) -> DotPlot:
-    """One row a system, best first; the dashed line is ours."""
-    scores = {name: comparison.main(name) for name in comparison.ranked()}
-    axis = _axis(list(scores.values()))
-    ours = comparison.ours
-    rows = [
-        PlotRow(
-            name,
-            draw_intervals(
-                [Mark(score.value, score.low, score.high, "ours" if name == ours else "other")],
-                axis,
-                f"{name}: {name_metric(comparison.metric)} {show_score(score.value)}, 95 % interval {score.span()}",
-                reference=scores[ours].value,
-            ),
-            show_score(score.value),
-            score.span(),
-            name == ours,
-        )
-        for name, score in scores.items()
-    ]
-    return DotPlot(rows, [], draw_ticks(axis, f"axis: {name_metric(comparison.metric)}"))
-
-
-def tabulate_systems(comparison: Comparison, costs: Mapping[str, Cost]) -> list[TableRow]:
-    """The lines of the comparison table, best system first."""
-    names = list_metrics(comparison)
-    return [
-        TableRow(
-            name,
-            name == comparison.ours,
-            [_pair(comparison.systems[name].metrics[metric]) for metric in names],
-            *_against(comparison.against.get(name)),
-            cost_of_system(costs, name, trained=name == comparison.ours),
-        )
-        for name in comparison.ranked()
-    ]
-
-
-def plot_classes(comparison: Comparison) -> DotPlot | None:
-    """F1 of each class, the weakest of ours first, beside the best baseline. None when there are no classes."""
-    ours = comparison.systems[comparison.ours].f1_by_class
-    if not ours:
-        return None
-    rival = comparison.systems[comparison.best_baseline].f1_by_class if comparison.best_baseline else {}
-    axis = _axis([*ours.values(), *rival.values()])
-    order = sorted(ours, key=lambda name: (ours[name].value, -comparison.support.get(name, 0), name))
-    rows = [_class_row(comparison, name, ours[name], rival.get(name), axis) for name in order]
-    return DotPlot(rows[:FOLD], rows[FOLD:], draw_ticks(axis, "axis: F1"))
-
-
-def _class_row(comparison: Comparison, name: str, mine: Interval, theirs: Interval | None, axis: Axis) -> PlotRow:
-    marks = [Mark(mine.value, mine.low, mine.high, "ours")]
-    label = f"{name}: F1 of {comparison.ours} {show_score(mine.value)} ({mine.span()})"
-    value = show_score(mine.value)
-    if theirs:
-        marks.append(Mark(theirs.value, theirs.low, theirs.high, "other"))
-        label += f", of {comparison.best_baseline} {show_score(theirs.value)} ({theirs.span()})"
-    support = show_count(comparison.support.get(name, 0))
-    note = f"baseline {show_score(theirs.value)} · n {support}" if theirs else f"n {support}"
-    return PlotRow(name, draw_intervals(marks, axis, label), value, note)
-
-
-def _axis(scores: Sequence[Interval]) -> Axis:
-    ends = [end for score in scores for end in (score.low, score.value, score.high)]
-    inside = min(ends) >= 0 and max(ends) <= 1
-    return fit_axis(ends, floor_at=0 if inside else None, ceiling_at=1 if inside else None)
-
-
-def _pair(score: Interval) -> tuple[str, str]:
-    return show_score(score.value), score.span()
-
-
-def _against(other: Against | None) -> tuple[tuple[str, str], str, str, str]:
-    if other is None:
-        return (NONE, ""), NONE, NONE, NONE
-    gap = other.difference
-    span = f"{show_signed(gap.low)} to {show_signed(gap.high)}"
-    only_ours, only_theirs = (
-        NONE if count is None else show_count(count) for count in (other.only_ours, other.only_theirs)
-    )
-    return (show_signed(gap.value), span), only_ours, only_theirs, NONE if other.p is None else show_p(other.p)

@@ -26,16 +26,25 @@ def only_layers(trunk: Any, first: int, last: int) -> Iterator[None]:
         trunk.layers, trunk.norm, trunk.config.num_hidden_layers = layers, norm, count
 
 
-def lower_states(trunk: Any, first: int, ids_BT: Tensor, mask: Tensor | None) -> Tensor:
-    """states_BTD that enter layer `first`, without gradient."""
-    with torch.no_grad(), only_layers(trunk, 0, first):
-        return trunk(input_ids=ids_BT, attention_mask=mask, use_cache=False).last_hidden_state
+def run_layers(
+    trunk: Any,
+    first: int,
+    last: int,
+    ids_BT: Tensor,
+    states_BTD: Tensor | None,
+    mask: Tensor | None,
+    position_BT: Tensor | None = None,
+) -> Tensor:
+    """States behind layers first..last-1: from `states_BTD` that enter layer `first`, or from token ids where None.
 
-
-def upper_states(trunk: Any, first: int, states_BTD: Tensor, mask: Tensor | None) -> Tensor:
-    """hidden_BTD after the final norm, from the states that enter layer `first`."""
-    with only_layers(trunk, first, len(trunk.layers)):
-        return trunk(inputs_embeds=states_BTD, attention_mask=mask, use_cache=False).last_hidden_state
+    Behind the last layer they have passed the final norm.
+    """
+    inputs = {"input_ids": ids_BT} if states_BTD is None else {"inputs_embeds": states_BTD}
+    options: dict[str, Any] = {"attention_mask": mask, "position_ids": position_BT, "use_cache": False}
+    if (first, last) == (0, trunk.config.num_hidden_layers):
+        return trunk(**inputs, **options).last_hidden_state
+    with only_layers(trunk, first, last):
+        return trunk(**inputs, **options).last_hidden_state
 
 
 def is_splittable(trunk: Any, first: int) -> bool:
@@ -50,6 +59,7 @@ def is_splittable(trunk: Any, first: int) -> bool:
     ids_BT = torch.arange(4, device=trunk.device)[None]
     with torch.no_grad():
         whole = trunk(input_ids=ids_BT, use_cache=False).last_hidden_state
-        split = upper_states(trunk, first, lower_states(trunk, first, ids_BT, None), None)
+        lower = run_layers(trunk, 0, first, ids_BT, None, None)
+        split = run_layers(trunk, first, len(trunk.layers), ids_BT, lower, None)
     trunk.train(training)
     return torch.allclose(whole.float(), split.float(), atol=1e-5)

@@ -1,0 +1,81 @@
+"""Training tokens a second by row length, rows a batch and attention path: which path fits which rows.
+
+    python bench/attention.py [--rounds 3]
+
+Times forward and backward of a label model of the embedded base (adapters in the upper half) on rows of equal length,
+so that padding plays no part; the paths take turns within a round. Prints the table that stands in
+docs/methods/ls-llama.md and writes it there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs" / "methods" / "ls-llama.md"
+LENGTHS = (16, 32, 64, 128, 256, 512)
+BATCHES = (4, 16, 32)
+PATHS = ("sdpa", "eager", "packed")
+MOST_TOKENS = 4096  # larger batches tell nothing more and take minutes
+
+
+def seconds_of(model: Any, batch: Any) -> float:
+    """Forward and backward of one batch."""
+    from camelid.objectives import cross_entropy
+
+    started = time.perf_counter()
+    cross_entropy(model, batch)[0]["loss"].backward()
+    model.zero_grad()
+    return time.perf_counter() - started
+
+
+def measure(model: Any, length: int, rows: int, rounds: int) -> dict[str, float]:
+    """Median tokens a second of each path. `packed` lays rows behind each other in lines of 128 tokens."""
+    import torch
+
+    from camelid.batches import Tokens, collate_rows
+
+    ids = torch.randint(100, 40_000, (rows, length), generator=torch.Generator().manual_seed(length)).tolist()
+    batch = collate_rows([Tokens(str(n), row, [n % 2]) for n, row in enumerate(ids)], 0)
+    found: dict[str, list[float]] = {path: [] for path in PATHS}
+    for number in range(rounds + 1):
+        for path in PATHS:
+            model.trunk.set_attn_implementation("eager" if path == "eager" else "sdpa")
+            model.pack_tokens = max(128, length) if path == "packed" else 0
+            seconds = seconds_of(model, batch)
+            if number:  # the first round only warms up
+                found[path].append(rows * length / seconds)
+    return {path: statistics.median(rates) for path, rates in found.items()}
+
+
+def main() -> None:
+    from camelid import methods, models
+    from camelid.reading import Reading
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    plan = methods.resolve("ls-llama").plan
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "last", "attention": "causal"}
+    model = models.label_model(models.open_base("smollm2-135m"), settings, plan, Reading(512)).train()
+    lines = [f"| tokens a row | rows | {' | '.join(PATHS)} | fastest |", "|---|---|---|---|---|---|"]
+    for length in LENGTHS:
+        for rows in BATCHES:
+            if length * rows > MOST_TOKENS:
+                continue
+            rates = measure(model, length, rows, options.rounds)
+            best = max(rates, key=rates.__getitem__)
+            lines.append(f"| {length} | {rows} | {' | '.join(f'{rates[path]:.0f}' for path in PATHS)} | {best} |")
+            print(lines[-1], flush=True)
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = re.compile(r"(<!-- FIGURES:attention -->\n).*?(<!-- /FIGURES:attention -->)", re.DOTALL)
+    table = "\n".join(lines)
+    PAGE.write_text(pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Label and token models with scikit-learn's face: fit, predict, predict_proba, score, get_params, clone.
+
+They stand in pipelines, cross_val_score and GridSearchCV like any other estimator. `save` and `load` use the model's
+own folder (safetensors and JSON), never pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from camelid import labelling, models, prediction, runs
+from camelid.errors import UserError
+from camelid.evaluation import curve_scores
+from camelid.reading import Reading
+from camelid.recipe import Plan
+from camelid.rows import Labelled, Predicted, Tagged
+
+
+@dataclass(eq=False, repr=False)
+class _TextEstimator(BaseEstimator):
+    """What both estimators share. Fields are plain values that `fit` never changes, so that `clone` and grids work.
+
+    `plan` holds further fields of `camelid.Plan`, which win over those named here.
+    """
+
+    base: str = "smollm2-135m"
+    _: KW_ONLY
+    attention: str = "causal"
+    max_tokens: int = 256
+    stride: int | None = None
+    epochs: int = 2
+    batch_rows: int = 16
+    learning_rate: float = 1e-3
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    adapt_from_layer: int | str = "half"
+    class_weight: str | None = None
+    seed: int = 0
+    plan: dict[str, Any] | None = None
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted estimator into a new folder. Raises UserError when it holds something."""
+        check_is_fitted(self, "model_")
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"{folder} already holds files", "Choose another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with runs.disk_errors(folder):
+            models.save(self.model_, folder)
+            values = {"class": type(self).__name__, "params": self.get_params(), "fitted": self._fitted()}
+            runs.write_json(folder / "estimator.json", values)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Any:
+        """The estimator that `save` wrote; its predictions are the same to the last bit."""
+        path = Path(folder) / "estimator.json"
+        if not path.is_file():
+            raise UserError(f"{folder} holds no saved {cls.__name__}", "Give a folder that its save() wrote.")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["class"] != cls.__name__:
+            raise UserError(
+                f"{folder} holds a {values['class']}, not a {cls.__name__}", f"{values['class']}.load reads it."
+            )
+        estimator = cls(**values["params"])
+        estimator.model_, opened = models.load_handle(Path(folder))
+        estimator.tokenizer_ = opened.tokenizer
+        estimator._restore(values["fitted"])
+        return estimator
+
+    def _fit(self, rows: Sequence[Any], settings: dict[str, Any]) -> None:
+        """Train a model on the rows; its logs and checkpoints live in a folder that is deleted."""
+        if self.class_weight not in (None, "balanced"):
+            raise UserError(f"class_weight = {self.class_weight!r}", 'It can be None or "balanced".')
+        named = {name: value for name, value in self.get_params().items() if name in Plan.model_fields}
+        plan = Plan(**named | (self.plan or {}))
+        base = models.open_base(self.base)
+        self.model_ = models.label_model(base, {"attention": self.attention, **settings}, plan, self._reading())
+        self.tokenizer_ = base.tokenizer
+        with tempfile.TemporaryDirectory() as folder:
+            labelling.fit(
+                self.model_,
+                self.tokenizer_,
+                rows,
+                [],
+                self._reading(),
+                plan,
+                Path(folder),
+                balanced=self.class_weight == "balanced",
+            )
+
+    def _predict(self, rows: Sequence[Any]) -> list[Predicted]:
+        check_is_fitted(self, "model_")
+        return prediction.predict(self.model_, self.tokenizer_, rows, self._reading()) if rows else []
+
+    def _reading(self) -> Reading:
+        return Reading(self.max_tokens, self.stride)
+
+    def _fitted(self) -> dict[str, Any]:
+        return {}
+
+    def _restore(self, values: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass(eq=False, repr=False)
+class LabelClassifier(ClassifierMixin, _TextEstimator):
+    """Classes of texts by label supervision (Li 2023, arXiv 2310.01208).
+
+    `X` is a sequence of texts; `y` one class each (text, whole numbers or booleans), or an indicator matrix (texts,
+    classes) of zeros and ones for any number of classes a text. `pooling` is last, mean or max.
+    After `fit`: `classes_`, `model_`, `tokenizer_`.
+    """
+
+    pooling: str = "last"
+
+    def fit(self, X: Sequence[str], y: Any) -> LabelClassifier:
+        """Train on texts and their classes. Raises ValueError where their numbers differ or there is one class only."""
+        texts, gold = list(X), np.asarray(y)
+        if len(texts) != len(gold):
+            raise ValueError(f"{len(texts)} texts and {len(gold)} labels")
+        self.classes_ = np.arange(gold.shape[1]) if gold.ndim == 2 else np.unique(gold)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds one class only: {self.classes_}")
+        names = [str(name) for name in self.classes_]
+        if gold.ndim == 2:
+            labels: list[Any] = [tuple(names[at] for at in np.flatnonzero(line)) for line in gold]
+        else:
+            labels = [names[at] for at in np.searchsorted(self.classes_, gold)]
+        rows = [Labelled(str(n), f"X[{n}]", text, label) for n, (text, label) in enumerate(zip(texts, labels))]
+        task = "multi-label" if gold.ndim == 2 else "labels"
+        self._fit(rows, {"kind": "label", "classes": names, "pooling": self.pooling, "task": task})
+        return self
+
+    def predict(self, X: Sequence[str]) -> NDArray[Any]:
+        """Classes (texts,), or the indicator matrix (texts, classes); ties go to the first class."""
+        shares = self.predict_proba(X)
+        if self.model_.task == "multi-label":
+            return (shares >= prediction.THRESHOLD).astype(int)
+        return self.classes_[shares.argmax(axis=1)]
+
+    def predict_proba(self, X: Sequence[str]) -> NDArray[np.float64]:
+        """Probabilities (texts, classes) in the order of `classes_`; each for itself for an indicator matrix."""
+        check_is_fitted(self, "model_")
+        rows = [Labelled(str(number), f"X[{number}]", text, "") for number, text in enumerate(X)]
+        found = [list(row.probabilities.values()) for row in self._predict(rows)]
+        return np.array(found).reshape(len(rows), len(self.classes_))
+
+    def _fitted(self) -> dict[str, Any]:
+        return {"classes": self.classes_.tolist()}
+
+    def _restore(self, values: dict[str, Any]) -> None:
+        self.classes_ = np.array(values["classes"])
+
+
+@dataclass(eq=False, repr=False)
+class TokenClassifier(_TextEstimator):
+    """Tags of words, BIO-style for entities, by label supervision (Li 2023, arXiv 2310.01208).
+
+    `X` is a sequence of sentences, each a sequence of words; `y` a tag for each word. `score` is the micro F1 of whole
+    entities. After `fit`: `classes_`, `model_`, `tokenizer_`.
+    """
+
+    def fit(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> TokenClassifier:
+        """Train on sentences and their tags. Raises ValueError where their lengths differ."""
+        rows = _tagged(X, y)
+        self.classes_ = np.array(sorted({tag for row in rows for tag in row.tags}))
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds one tag only: {self.classes_}")
+        self._fit(rows, {"kind": "token", "classes": self.classes_.tolist()})
+        return self
+
+    def predict(self, X: Sequence[Sequence[str]]) -> list[list[str]]:
+        """One tag for each word of each sentence."""
+        return [list(row.predicted) for row in self._predict(_tagged(X, None))]  # type: ignore[arg-type]
+
+    def score(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> float:
+        """Micro F1 of whole entities (type and both ends right)."""
+        return curve_scores(self._predict(_tagged(X, y)), self.classes_.tolist(), "tags")["entity_f1"]
+
+    def _fitted(self) -> dict[str, Any]:
+        return {"classes": self.classes_.tolist()}
+
+    def _restore(self, values: dict[str, Any]) -> None:
+        self.classes_ = np.array(values["classes"])
+
+
+def _tagged(sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[str]] | None) -> list[Tagged]:
+    words = [tuple(sentence) for sentence in sentences]
+    marks = [("",) * len(sentence) for sentence in words] if tags is None else [tuple(line) for line in tags]
+    if len(words) != len(marks):
+        raise ValueError(f"{len(words)} sentences and {len(marks)} lines of tags")
+    for number, (sentence, line) in enumerate(zip(words, marks, strict=True)):
+        if len(sentence) != len(line) or not sentence:
+            raise ValueError(f"sentence {number} has {len(sentence)} words and {len(line)} tags")
+    return [Tagged(str(number), f"X[{number}]", *pair) for number, pair in enumerate(zip(words, marks, strict=True))]

@@ -1,0 +1,490 @@
+"""Trained models for use without adapters or without camelid: merged handles, transformers folders, GGUF files.
+
+Whatever is written is read back and compared with the trained model before it gets its name; a failure leaves nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from camelid import models, runs
+from camelid.batches import Batch, Tokens, collate_rows
+from camelid.errors import UserError
+from camelid.heads import LanguageModel
+from camelid.models import Base
+from camelid.reading import pad_id
+
+FORMATS = ("safetensors", "gguf", "gguf-f16")
+TOLERANCE = 1e-4  # of a logit in float32, between a merged model and what is read back
+ROUNDING = 1e-4  # share of the largest logit that merging may move one by: sums in another order, through every layer
+PROBES = (
+    "A kettle that sings is a friend in every kitchen.",
+    "On 3 May 1957 they sold 1,204 loaves;  two were stale!",
+    "Später naïve Frösche: «なぜ?» Nobody knew.\n",
+)
+AUTO = {
+    "label": transformers.AutoModelForSequenceClassification,
+    "token": transformers.AutoModelForTokenClassification,
+    "language": transformers.AutoModelForCausalLM,
+}
+PROBLEMS = {
+    "labels": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+}
+FULL = ("No space left", "quota exceeded", "File too large")  # libraries in Rust and C++ keep no errno
+CONVERT = "Use --format safetensors --as language, and llama.cpp's own convert_hf_to_gguf.py on that folder."
+
+# Pre-tokenizers of tokenizer.json by their names in GGUF. llama.cpp knows each by its name and has its code built in.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+BYTES_ONLY = BYTES | {"use_regex": False}
+SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
+PRE_TOKENIZERS = {
+    "gpt-2": [BYTES],
+    "smollm": [{"type": "Digits", "individual_digits": True}, BYTES],
+    "llama-bpe": [SPLIT | {"pattern": {"Regex": WORDS.replace("DIGITS", "{1,3}")}}, BYTES_ONLY],
+    "qwen2": [SPLIT | {"pattern": {"Regex": WORDS.replace("DIGITS", "")}}, BYTES_ONLY],
+}
+NORMAL = (None, "NFC")  # llama.cpp does not normalise; NFC leaves nearly all text as it is
+
+
+def merge_run(folder: Path, out: Path, base: str | None = None) -> list[tuple[str, str]]:
+    """Write the trained model of a run, or of a model folder, to the folder `out` with its adapter in its weights.
+
+    `models.load_handle` opens `out` as a fully tuned model in float32; config and tokenizer still come from its base,
+    which `base` names anew where it was moved. Returns (name, text) lines that say what was written. Raises UserError
+    when there is no finished model in `folder`, `out` exists or cannot be written, or the logits of what was written
+    are not those of the trained model: merging may move them by 1e-4 of the largest, and reading back by 1e-4.
+    """
+    with new_part(out) as part:
+        model, opened = load_trained(folder, base)
+        batch = probe(opened.tokenizer)
+        expected = merge_checked(model, batch)
+        model.origin |= {"tuning": "full", "precision": "float32"}
+        models.save(model, part)
+        found = answers(models.load_handle(part, base)[0], batch)
+        compare(answers(model, batch), found, TOLERANCE)
+        runs.publish_folder(part, out)
+    return [("merged", str(out)), _agreement(expected, found, batch)]
+
+
+def export_run(
+    folder: Path, out: Path, form: str = "safetensors", as_: str | None = None, base: str | None = None
+) -> list[tuple[str, str]]:
+    """Write the trained model of a run, or of a model folder, for programs that know nothing of camelid.
+
+    `form` is "safetensors" (`out` becomes a folder for transformers) or "gguf" or "gguf-f16" (`out` becomes one file
+    for llama.cpp, in float32, or with matrices rounded to float16, compared after rounding). `as_` "language" leaves the trained head out and takes the base's own
+    language-model head; a GGUF file always does. Returns and raises as `merge_run`, and raises UserError for a model
+    that reads in ways the other programs do not.
+    """
+    _check_request(out, form)
+    with new_part(out) as part:
+        trained, opened = load_trained(folder, base)
+        kind = kind_wanted(trained, form, as_, folder)
+        check_reading(trained, kind, folder)
+        if form != "safetensors":
+            check_llama(opened)
+        model = as_language(trained, opened) if kind == "language" else trained
+        batch = probe(opened.tokenizer)
+        expected = merge_checked(model, batch)
+        if form == "gguf-f16":
+            round_to_half(model.lm)
+        merged = answers(model, batch)
+        if form == "safetensors":
+            written, found = write_folder(model, kind, opened, part)
+            compare(merged, found, TOLERANCE)
+            runs.publish_folder(part, out)
+        else:
+            written, found = write_file(model, opened, part / out.name, half=form == "gguf-f16")
+            compare(merged, found, TOLERANCE)
+            runs.publish_file(part / out.name, out)
+    return [("exported", f"{out} ({written})"), _agreement(expected, found, batch), *_warnings(model, kind)]
+
+
+def load_trained(folder: Path, base: str | None) -> tuple[Any, Base]:
+    """The model of a finished run or a model folder in float32, and its base; UserError when there is none."""
+    source = folder
+    if not (folder / "handle.json").is_file():
+        if not runs.read_manifest(folder).get("finished"):
+            raise UserError(f"the run in {folder} is not finished", f"camelid resume {folder} finishes it.")
+        source = folder / "model"
+    model, opened = models.load_handle(source, base)
+    return model.float(), opened
+
+
+@contextmanager
+def new_part(out: Path) -> Iterator[Path]:
+    """A folder beside `out` to write into, gone when the block ends. UserError where `out` exists or has no room."""
+    if out.exists():
+        raise UserError(f"{out} is already there", "Choose another --out, or remove it first.")
+    part = out.with_name(f"{out.name}.{os.getpid()}.part")
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}", "Choose another --out.") from error
+    try:
+        yield part
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in FULL):
+            raise
+        raise UserError(f"cannot write {out}: the disk is full", "Make room, or choose another --out.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def kind_wanted(model: Any, form: str, as_: str | None, folder: Path) -> str:
+    """What to export the model as: label, token or language; UserError when model or format cannot be that."""
+    own = model.settings()["kind"]
+    kind = as_ or (own if form == "safetensors" else "language")
+    if kind not in (own, "language") or kind not in AUTO:
+        choices = " or ".join(f"--as {name}" for name in dict.fromkeys((own, "language")) if name in AUTO)
+        raise UserError(f"the model in {folder} cannot be exported as {kind}", f"Use {choices}.")
+    if form != "safetensors" and kind != "language":
+        raise UserError(
+            f"a GGUF file holds a language model, and a {kind} head cannot go into it",
+            "Use --format safetensors, or --as language, which leaves the trained head out.",
+        )
+    return kind
+
+
+def check_reading(model: Any, kind: str, folder: Path) -> None:
+    """Raise UserError for a model that reads or pools as neither transformers nor llama.cpp can."""
+    fix = f"camelid merge {folder} --out FOLDER keeps it usable from camelid (camelid.predict_with)."
+    if model.attention != "causal":
+        raise UserError(
+            f"the model in {folder} reads its text in both directions, and LLaMA outside camelid reads forward only",
+            fix,
+        )
+    if kind == "label" and model.pooling != "last":
+        raise UserError(
+            f"the model in {folder} pools by {model.pooling}; a classifier of transformers reads the last token only",
+            fix,
+        )
+
+
+def as_language(model: Any, opened: Base) -> LanguageModel:
+    """The decoder of `model` under the language-model head of its base."""
+    if isinstance(model, LanguageModel):
+        return model
+    lm = models.load_lm(opened, "float32")
+    # not lm.set_decoder: for LLaMA it quietly does nothing (transformers 5.23)
+    setattr(lm, lm.base_model_prefix, model.trunk)
+    lm.tie_weights()
+    return LanguageModel(lm).eval()
+
+
+# comparing
+
+
+def probe(tokenizer: Any) -> Batch:
+    """The probe texts as rows of unequal length, answered at each of their tokens."""
+    ids = tokenizer(list(PROBES))["input_ids"]
+    rows = [Tokens(str(number), row, [0] * len(row), words=list(range(len(row)))) for number, row in enumerate(ids)]
+    return collate_rows(rows, pad_id(tokenizer)).to(models.device())
+
+
+def answers(model: Any, batch: Batch) -> Tensor:
+    """logits_BC of a label model as probabilities are made of them, or logits_NC; in float32."""
+    with torch.no_grad():
+        return model(batch) * scale_of(model)
+
+
+def scale_of(model: Any) -> float:
+    """What the head's outputs are multiplied by: regression's unit, and one over the temperature."""
+    return getattr(model, "std", 1.0) / getattr(model, "temperature", 1.0)
+
+
+def plain_answers(plain: Any, tokenizer: Any, kind: str) -> Tensor:
+    """`answers` by a module of transformers with its own tokenizer and padding."""
+    batch = probe(tokenizer)
+    with torch.no_grad():
+        logits = plain.eval().to(models.device())(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
+    return logits.float() if kind == "label" else logits.float()[batch.row_N, batch.token_N]
+
+
+def merge_checked(model: Any, batch: Batch) -> Tensor:
+    """Merge a model in place; its logits from before. UserError when they moved by more than rounding can."""
+    before = answers(model, batch)
+    models.merge(model)
+    compare(before, answers(model, batch), ROUNDING * max(1.0, float(before.abs().max())))
+    return before
+
+
+def compare(expected: Tensor, found: Tensor, tolerance: float) -> None:
+    """Raise UserError when two tensors of logits differ by more than `tolerance`."""
+    same_shape = expected.shape == found.shape
+    difference = float((expected - found).abs().max()) if same_shape else float("inf")
+    if not difference <= tolerance:  # written so that NaN fails too
+        raise UserError(
+            f"what was written does not answer as the trained model does (a logit differs by {difference:.2g}), so it "
+            f"was removed",
+            "This is a fault of the export or an architecture it does not know. The run is as it was.",
+        )
+
+
+# a folder for transformers
+
+
+def write_folder(model: Any, kind: str, opened: Base, part: Path) -> tuple[str, Tensor]:
+    """Save a merged model so that transformers loads it alone; (its class there, its logits read back)."""
+    tokenizer = copy.deepcopy(opened.tokenizer)
+    if kind == "language":
+        plain = model.lm
+    else:
+        tokenizer.pad_token = padding_token(tokenizer)
+        tokenizer.model_max_length = model.origin["reading"]["max_tokens"]
+        plain = plain_classifier(model, kind, opened, tokenizer.pad_token_id)
+    plain.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    again = AUTO[kind].from_pretrained(part, dtype=torch.float32)
+    return type(again).__name__, plain_answers(again, transformers.AutoTokenizer.from_pretrained(part), kind)
+
+
+def plain_classifier(model: Any, kind: str, opened: Base, pad: int) -> Any:
+    """transformers' own classifier around the merged trunk; its head holds `scale_of` the model."""
+    config = copy.deepcopy(opened.config)
+    names = ["number"] if model.task == "regression" else model.classes
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.pad_token_id = pad
+    if kind == "label":
+        config.problem_type = PROBLEMS[model.task]
+        config.answer_mean = model.mean  # read by nobody but people: the head has no bias to hold it
+    try:
+        with torch.device("meta"):
+            plain: Any = AUTO[kind].from_config(config)
+    except ValueError:
+        plain = None
+    if not isinstance(getattr(plain, "score", None), nn.Linear):
+        raise UserError(
+            f"transformers has no {kind} classifier for the architecture {config.model_type} that camelid can fill",
+            "camelid merge keeps the model usable from camelid.",
+        )
+    setattr(plain, plain.base_model_prefix, model.trunk)
+    plain.score = copy.deepcopy(model.head)
+    plain.score.weight.data *= scale_of(model)
+    return plain
+
+
+def padding_token(tokenizer: Any) -> str:
+    """A token that no text ends with, for padding; UserError when the tokenizer has none.
+
+    A classifier of transformers reads the rightmost token that is not padding, whatever the mask says. With the
+    end-of-text token as padding (SmolLM2's tokenizer has it so) a text that ends in it would be read too early. So
+    special tokens that stand in no text come first, the unknown and the end-of-text token last.
+    """
+    common = (tokenizer.bos_token, tokenizer.unk_token, tokenizer.eos_token)
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    rare = [token for token in special if token not in common]
+    closing = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"][-1])
+    for token in [tokenizer.pad_token] * (tokenizer.pad_token in rare) + rare + list(common[1:]):
+        if token is not None and token != closing:
+            return token
+    raise UserError(
+        f"every text ends in {closing}, and the tokenizer has no other token for padding",
+        "A classifier of transformers needs one. camelid merge keeps the model usable from camelid.",
+    )
+
+
+# a file for llama.cpp
+
+
+def check_llama(opened: Base) -> None:
+    """Raise UserError for a base whose architecture or tokenizer we do not write as GGUF."""
+    config = opened.config
+    if config.model_type != "llama":
+        raise UserError(f"{opened.spec} is a {config.model_type} model; GGUF export writes LLaMA only", CONVERT)
+    rope = config.rope_parameters["rope_type"]
+    if rope not in ("default", "linear", "llama3"):
+        raise UserError(f"{opened.spec} scales its positions by {rope!r}, which GGUF export does not write", CONVERT)
+    if config.hidden_act != "silu" or config.attention_bias or config.mlp_bias:
+        raise UserError(f"{opened.spec} has biases or an activation that GGUF export does not write", CONVERT)
+    pre_tokenizer(opened.tokenizer)
+    added_ends(opened.tokenizer)
+
+
+def write_file(model: LanguageModel, opened: Base, path: Path, *, half: bool) -> tuple[str, Tensor]:
+    """Write a merged language model as GGUF; (what it is, its logits read back)."""
+    write_gguf(path, model.lm, opened, half)
+    return f"GGUF, {'float16' if half else 'float32'}", plain_answers(read_gguf(path), opened.tokenizer, "language")
+
+
+def round_to_half(lm: nn.Module) -> None:
+    """Round the matrices of a model to float16 values, in place; UserError where one is too large for it."""
+    with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if weight.dim() > 1:
+                weight.copy_(weight.half())
+                if not weight.isfinite().all():
+                    raise UserError(f"{name} holds values beyond float16", "Use --format gguf, which is float32.")
+
+
+def write_gguf(path: Path, lm: Any, opened: Base, half: bool) -> None:
+    """One GGUF file with config, tokenizer and weights (matrices in float16 if `half`) of a LLaMA language model."""
+    config, writer = lm.config, gguf.GGUFWriter(path, "llama")
+    writer.add_name(Path(opened.spec).name)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    add_tokenizer(writer, opened.tokenizer, config.vocab_size)
+    for name, weight in gguf_weights(lm):
+        writer.add_tensor(name, (weight.half() if half and weight.dim() > 1 else weight).cpu().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def gguf_weights(lm: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name in GGUF, weight) of every parameter; a head tied to the embedding is left out, as llama.cpp expects it."""
+    config = lm.config
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, weight in lm.named_parameters():  # names a tied parameter once, and the embedding comes first
+        place, _, ending = name.rpartition(".")
+        leaf = place.rpartition(".")[2]
+        weight = weight.detach()
+        yield f"{names.get_name(place)}.{ending}", in_neighbours(weight, heads[leaf]) if leaf in heads else weight
+    rotary = lm.get_decoder().rotary_emb
+    plain, _ = rotary.compute_default_rope_parameters(config)
+    if config.rope_parameters["rope_type"] != "default":  # llama.cpp divides its plain frequencies by these
+        yield "rope_freqs.weight", plain.to(rotary.inv_freq.device) / rotary.inv_freq
+
+
+def in_neighbours(weight_XD: Tensor, heads: int) -> Tensor:
+    """Rows of a query or key projection in the order of llama.cpp.
+
+    Rotary embedding turns pairs of rows of a head: row i with i + d/2 in transformers, 2i with 2i + 1 in llama.cpp.
+    """
+    return weight_XD.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2).contiguous()
+
+
+def read_gguf(path: Path) -> Any:
+    """The language model in a GGUF file as transformers reads it, with the frequency factors that it leaves out."""
+    lm: Any = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name == "rope_freqs.weight":
+            lm.get_decoder().rotary_emb.inv_freq /= torch.tensor(tensor.data)
+    return lm
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
+    """A byte-level BPE tokenizer in the words of GGUF, for an embedding of `size` rows."""
+    vocabulary = {number: token for token, number in tokenizer.get_vocab().items()}
+    kinds = {
+        number: gguf.TokenType.CONTROL if token.special else gguf.TokenType.USER_DEFINED
+        for number, token in tokenizer.added_tokens_decoder.items()
+    }
+    kinds |= {number: gguf.TokenType.UNUSED for number in range(size) if number not in vocabulary}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre_tokenizer(tokenizer))
+    writer.add_token_list([vocabulary.get(number, f"[PAD{number}]") for number in range(size)])
+    writer.add_token_types([kinds.get(number, gguf.TokenType.NORMAL) for number in range(size)])
+    writer.add_token_merges([" ".join(pair) for pair in backend_of(tokenizer)["model"]["merges"]])
+    for name in ("bos", "eos", "unk", "pad"):
+        number = getattr(tokenizer, f"{name}_token_id")
+        if number is not None and number < size:
+            getattr(writer, f"add_{name}_token_id")(number)
+    at_front, at_end = added_ends(tokenizer)
+    writer.add_add_bos_token(at_front)
+    writer.add_add_eos_token(at_end)
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = [{"name": name, "template": text} for name, text in template.items()]
+    if template:
+        writer.add_chat_template(template)
+
+
+def pre_tokenizer(tokenizer: Any) -> str:
+    """The name in GGUF of how a tokenizer splits text before its merges; UserError when we know none."""
+    backend = backend_of(tokenizer)
+    model, normalizer, steps = backend["model"], backend["normalizer"], backend["pre_tokenizer"]
+    steps = [steps] if (steps or {}).get("type") != "Sequence" else steps["pretokenizers"]
+    steps = [{name: value for name, value in (step or {}).items() if name != "trim_offsets"} for step in steps]
+    is_byte_level = model["type"] == "BPE" and not model["byte_fallback"] and (normalizer or {}).get("type") in NORMAL
+    for name, known in PRE_TOKENIZERS.items():
+        # llama.cpp looks whole words up before it merges for this one and for no other
+        if is_byte_level and steps == known and model["ignore_merges"] == (name == "llama-bpe"):
+            return name
+    raise UserError(
+        "the tokenizer splits its text in none of the ways GGUF export knows "
+        f"({', '.join(PRE_TOKENIZERS)}; no SentencePiece)",
+        CONVERT,
+    )
+
+
+def added_ends(tokenizer: Any) -> tuple[bool, bool]:
+    """Whether the tokenizer puts its bos in front of a text, and its eos behind; UserError for anything else."""
+    bare, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    at = next((start for start in range(len(whole)) if whole[start : start + len(bare)] == bare), 0)
+    front, end = whole[:at], whole[at + len(bare) :]
+    if front not in ([], [tokenizer.bos_token_id]) or end not in ([], [tokenizer.eos_token_id]):
+        raise UserError("the tokenizer adds other tokens to a text than its bos and eos", CONVERT)
+    return bool(front), bool(end)
+
+
+def backend_of(tokenizer: Any) -> dict[str, Any]:
+    """tokenizer.json of the tokenizer as it is in use, which need not be the file it came from."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())
+
+
+# what the screen says
+
+
+def _check_request(out: Path, form: str) -> None:
+    if form not in FORMATS:
+        raise UserError(f"there is no format {form!r}", f"Use --format {', '.join(FORMATS)}.")
+    if form != "safetensors" and out.suffix != ".gguf":
+        raise UserError(f"{out} does not end in .gguf, and programs go by the name", f"Use --out {out}.gguf")
+
+
+def _agreement(expected: Tensor, found: Tensor, batch: Batch) -> tuple[str, str]:
+    difference, largest = float((expected - found).abs().max()), float(expected.abs().max())
+    return "verified", (
+        f"read back; logits of up to {largest:.1f} differ from the trained model's by at most {difference:.1e} "
+        f"({len(batch.ids_BT)} texts, {batch.tokens} tokens)"
+    )
+
+
+def _warnings(model: Any, kind: str) -> list[tuple[str, str]]:
+    """What the exported classifier leaves to its user."""
+    if kind == "language":
+        return []
+    lines = []
+    reading = model.origin["reading"]
+    if model.task == "regression":
+        lines.append(("warning", f"the number is the logit plus {model.mean:g} (answer_mean in config.json)"))
+    if reading["stride"] is not None:
+        tokens = reading["max_tokens"]
+        lines.append(
+            ("warning", f"camelid reads texts of more than {tokens} tokens in windows; transformers cuts them")
+        )
+    return lines
