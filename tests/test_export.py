@@ -6,6 +6,7 @@ order of rows, rotary base or epsilon moves logits by far more than the toleranc
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -382,10 +383,10 @@ def test_float16_file_is_the_rounded_model(base: Path, handles: dict[str, Path],
 
 def test_weights_beyond_float16_are_refused(base: Path, tmp_path: Path) -> None:
     handle = make_handle(base, tmp_path / "handle", LANGUAGE, tuning="full")
-    path = handle / "trunk" / "model.safetensors"
-    weights = models.load_file(path)
-    weights["layers.0.mlp.up_proj.weight"][0, 0] = 1e5
-    models.save_file(weights, path, metadata={"format": "pt"})
+    model, _ = models.load_handle(handle)
+    with torch.no_grad():
+        model.trunk.layers[0].mlp.up_proj.weight[0, 0] = 1e5
+    models.save(model, handle)
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight holds values beyond float16"):
         export.export_run(handle, tmp_path / "tiny.gguf", "gguf-f16")
     assert names_beside(tmp_path / "tiny.gguf") == ["handle"]
@@ -499,19 +500,36 @@ def test_architectures_and_positions_gguf_does_not_have(base: Path) -> None:
         assert "convert_hf_to_gguf.py" in caught.value.fix
 
 
-@pytest.mark.parametrize("form", ["gguf", "safetensors"])
+@pytest.mark.parametrize(
+    "fault", ["rows in another order", "forgotten merge", "another weight", "another weight merged"]
+)
 def test_what_answers_differently_is_not_kept(
-    form: str, handles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, handles: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check after writing is a real one: rows left in transformers' order, or a merge that was forgotten."""
-    if form == "gguf":
+    """The comparisons before and after writing are real ones."""
+    if fault == "rows in another order":
         monkeypatch.setattr(export, "in_neighbours", lambda weight_XD, heads: weight_XD)
-    else:
+    elif fault == "forgotten merge":
         monkeypatch.setattr(models, "merge", _drop_adapters)
+    else:
+        monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", _save_another_weight)
     out = tmp_path / "out" / "tiny.gguf"
+    write: Any = export.merge_run if fault == "another weight merged" else export.export_run
+    form = ["gguf"] if fault == "rows in another order" else []
     with pytest.raises(UserError, match="does not answer as the trained model does"):
-        export.export_run(handles["language"], out, form)
+        write(handles["label"], out, *form)
     assert names_beside(out) == []
+
+
+SAVE = transformers.PreTrainedModel.save_pretrained
+
+
+def _save_another_weight(model: Any, folder: Path, **options: Any) -> None:
+    """As transformers saves, with one weight moved by a hundredth."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.get_decoder().layers[1].mlp.down_proj.weight[0, 0] += 0.01
+    SAVE(changed, folder, **options)
 
 
 def _drop_adapters(model: Any) -> Any:

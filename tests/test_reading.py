@@ -14,22 +14,23 @@ from hypothesis import strategies as st
 
 from camelid import models
 from camelid.batches import Tokens, collate_rows
-from camelid.heads import LabelModel, pool_windows
+from camelid.heads import LabelModel, pool_windows, run_trunk
 from camelid.reading import Reading, cut_windows, tokenise
 from camelid.rows import Labelled, Tagged
 from conftest import tiny_trunk
 
 
 def test_windows_by_hand() -> None:
-    """Seven tokens behind one special token, windows of 4 that start every 2: the special token stands in each.
+    """Seven tokens behind one special token, windows of 5 that start every 2: the special token stands in each.
 
-    Token 3 (the third of the text) lies 2 from the end of the first window and 0 from the start of the second.
+    The text's third token is one from the end of the first window and first in the second, so it counts in the first;
+    its fourth ends the first and is second in the second, so it counts there.
     """
     ids = [1, 10, 11, 12, 13, 14, 15, 16]
     spans = [(0, 0), *((n, n + 1) for n in range(7))]
-    windows, places = cut_windows(ids, spans, Reading(4, stride=2))
-    assert windows == [[1, 10, 11, 12], [1, 12, 13, 14], [1, 14, 15, 16]]
-    assert [places[token] for token in range(1, 8)] == [1, 2, 3, 6, 7, 10, 11]
+    windows, places = cut_windows(ids, spans, Reading(5, stride=2))
+    assert windows == [[1, 10, 11, 12, 13], [1, 12, 13, 14, 15], [1, 14, 15, 16]]
+    assert [places[token] for token in range(1, 8)] == [1, 2, 3, 7, 8, 12, 13]
 
 
 def test_without_a_stride_the_end_is_cut() -> None:
@@ -132,5 +133,9 @@ def test_the_papers_padding_is_read(tiny_model: Path) -> None:
             alone, together = model(collate_rows(tokens[:1], 0)), model(collate_rows(tokens, 0))[:1]
         torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
         answers[padding] = alone
+        if padding:  # the mean is over all positions of the padded row
+            with torch.no_grad():
+                hidden = run_trunk(model, collate_rows(tokens[:1], 0))
+                torch.testing.assert_close(alone, model.head(hidden.mean(dim=1)), atol=1e-5, rtol=0)
         assert collate_rows(tokens[:1], 0).ids_BT.shape[1] == len(tokens[1 if padding else 0].ids)
     assert (answers[True] - answers[False]).abs().max() > 1e-4

@@ -177,18 +177,18 @@ def tag_run(folder: Path) -> Path:
 
 
 def set_run(folder: Path, classes: Sequence[str] = ("late", "broken", "praise"), text: str = "parcel") -> Path:
-    """20 rows in turn with {0, 1}, {0}, {} and {2} of the classes; ours is right but for rows 0 to 3.
+    """20 rows in turn with {0, 1}, {0}, {} and {0, 2} of the classes; ours is right but for rows 0 to 3.
 
-    Row 0: {0} only, 1 is missing with 0.1. Row 1: {0, 2}, 2 is too much with 0.95. Row 2: {1} with 0.7. Row 3: {} with
-    0.4 for 2.
+    Row 0: {0} only, 1 is missing with 0.1. Row 1: {0, 2}, 2 is too much with 0.95. Row 2: {1} with 0.7. Row 3: {0}, 2
+    is missing with 0.4.
     """
-    labels = [tuple(classes[k] for k in ks) for ks in ([0, 1], [0], [], [2])]
+    labels = [tuple(classes[k] for k in ks) for ks in ([0, 1], [0], [], [0, 2])]
     rows = [Labelled(str(n), f"shop.csv line {n + 2}", f"{text} {n}", labels[n % 4]) for n in range(20)]
     said: dict[int, tuple[Any, Any]] = {
         0: ([0], [0.8, 0.1, 0.0]),
         1: ([0, 2], [0.9, 0.0, 0.95]),
         2: ([1], [0.0, 0.7, 0.0]),
-        3: ([], [0.0, 0.0, 0.4]),
+        3: ([0], [0.6, 0.0, 0.4]),
     }
     ours = [
         Predicted(row.id, row.label, tuple(classes[k] for k in found), dict(zip(classes, shares, strict=True)))
@@ -211,7 +211,7 @@ def number_run(folder: Path, text: str = "review") -> Path:
     mean = [Predicted(str(n), value, 2.0, {}) for n, value in enumerate(gold)]
     systems = {"mean of the training rows": mean, OURS: ours}
     entry = {"split": "test", **evaluate(systems, [], OURS, "regression")}
-    return make_run(folder, {"train": list(rows), "test": list(rows)}, systems, {"held_out": entry})
+    return make_run(folder, {"train": list(rows[::-1]), "test": list(rows)}, systems, {"held_out": entry})
 
 
 def calibrated_run(folder: Path, **handle: Any) -> Path:
@@ -780,19 +780,19 @@ def test_sets_that_are_wrong_show_what_is_missing_and_what_is_too_much(tmp_path:
     """The surest wrong decisions: row 1 (2 with 0.95), row 0 (1 denied with 0.9), row 2 (0.7), row 3 (0.6)."""
     _, page = read_page(set_run(tmp_path / "run"))
     assert page.text("p", **{"class": "text"}) == [f"parcel {n}" for n in (1, 0, 2, 3)]
-    assert page.text("span", **{"class": "choice right"}) == ["right", "late 0.900", "late 0.800"]
+    assert page.text("span", **{"class": "choice right"}) == ["right", "late 0.900", "late 0.800", "late 0.600"]
     assert page.text("span", **{"class": "choice surplus"})[1:] == ["praise 0.950", "broken 0.700"]
     assert page.text("span", **{"class": "choice missing"})[1:] == ["broken 0.100", "praise 0.400"]
     assert page.under(id="confusion") == page.under(id="calibration") == ""
 
 
 def test_sets_in_the_other_sections(tmp_path: Path) -> None:
-    """Late is in 10 of the 20 train rows and in 2 of the 4 test rows, 5 and 1 have none, 20 and 4 labels. Of the gold
+    """Late is in 15 of the 20 train rows and in 3 of the 4 test rows, 5 and 1 have none, 25 and 5 labels. Of the gold
     rows of late ours finds all and no others: F1 1; of broken it misses row 0 and adds row 2: 2 * 4 / (5 + 5)."""
     _, page = read_page(set_run(tmp_path / "run"))
     data = page.under(id="data")
-    assert "A row may have several labels: 1.00 on average; 6 rows have none." in data
-    assert "late 50.0 % 10 50.0 % 2 broken 25.0 % 5 25.0 % 1" in re.sub(r"\S+ in \w+: \d+, \S+ % ", "", data)
+    assert "A row may have several labels: 1.25 on average; 6 rows have none." in data
+    assert "late 75.0 % 15 75.0 % 3 broken 25.0 % 5 25.0 % 1" in re.sub(r"\S+ in \w+: \d+, \S+ % ", "", data)
     assert {"late, broken", "no label"} <= set(page.text("span", **{"class": "label"}))
     comparison = page.under(id="comparison")
     assert "Micro-F1 on 20 test rows" in comparison
@@ -800,7 +800,7 @@ def test_sets_in_the_other_sections(tmp_path: Path) -> None:
     assert "rows with exactly the right labels" in comparison
     rows = page.text("div", **{"class": "dot-row"})
     assert any(row.startswith("broken") and "0.800 baseline 0.000 · n 5" in row for row in rows)
-    assert any(row.startswith("late") and "1.000 baseline 0.000 · n 10" in row for row in rows)
+    assert any(row.startswith("late") and "1.000 baseline 0.000 · n 15" in row for row in rows)
 
 
 def test_the_largest_errors_of_numbers(tmp_path: Path) -> None:
@@ -859,7 +859,7 @@ def test_a_scatter_of_many_rows_is_thinned_and_ratings_are_spread() -> None:
     kept = thin_pairs(pairs)
     assert len(set(kept)) == 600
     assert set(kept) <= set(pairs)
-    assert sum(gold == 0 for gold, _ in kept) == pytest.approx(120, abs=40)
+    assert sum(said < 25 for _, said in kept) == pytest.approx(300, abs=60)  # half of the rows, in file order
     spread = spread_ratings(kept, Axis(0, 10, ()))
     assert [said for _, said in spread] == [said for _, said in kept]
     assert all(abs(moved - gold) <= 0.15 for (moved, _), (gold, _) in zip(spread, kept, strict=True))

@@ -90,10 +90,10 @@ def export_run(
 ) -> list[tuple[str, str]]:
     """Write the trained model of a run, or of a model folder, for programs that know nothing of camelid.
 
-    `form` is "safetensors" (`out` becomes a folder for transformers) or "gguf" or "gguf-f16" (`out` becomes one file
-    for llama.cpp, in float32, or with matrices rounded to float16, compared after rounding). `as_` "language" leaves the trained head out and takes the base's own
-    language-model head; a GGUF file always does. Returns and raises as `merge_run`, and raises UserError for a model
-    that reads in ways the other programs do not.
+    `form` is "safetensors" (`out` becomes a folder for transformers), or "gguf" or "gguf-f16" (`out` becomes one file
+    for llama.cpp, in float32, or with matrices rounded to float16 and compared after that). `as_` "language" leaves the
+    trained head out and takes the base's own language-model head; a GGUF file always does. Returns and raises as
+    `merge_run`, and raises UserError for a model that reads in ways the other programs do not.
     """
     _check_request(out, form)
     with new_part(out) as part:
@@ -267,6 +267,7 @@ def plain_classifier(model: Any, kind: str, opened: Base, pad: int) -> Any:
     config.pad_token_id = pad
     if kind == "label":
         config.problem_type = PROBLEMS[model.task]
+    if model.task == "regression":
         config.answer_mean = model.mean  # read by nobody but people: the head has no bias to hold it
     try:
         with torch.device("meta"):
@@ -410,8 +411,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int) -> None:
     writer.add_token_types([kinds.get(number, gguf.TokenType.NORMAL) for number in range(size)])
     writer.add_token_merges([" ".join(pair) for pair in backend_of(tokenizer)["model"]["merges"]])
     for name in ("bos", "eos", "unk", "pad"):
-        number = getattr(tokenizer, f"{name}_token_id")
-        if number is not None and number < size:
+        if (number := getattr(tokenizer, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(number)
     at_front, at_end = added_ends(tokenizer)
     writer.add_add_bos_token(at_front)
