@@ -88,7 +88,8 @@ def test_save_and_load_without_pickle(tiny_model: Path, tmp_path: Path) -> None:
     assert names <= {".json", ".safetensors", ".md"}
     loaded = LabelClassifier.load(tmp_path / "saved")
     assert np.array_equal(loaded.predict_proba(TEXTS), estimator.predict_proba(TEXTS))
-    assert loaded.predict(TEXTS[:3]).dtype == estimator.predict(TEXTS[:3]).dtype
+    assert loaded.predict(TEXTS).dtype == estimator.predict(TEXTS).dtype
+    assert np.array_equal(loaded.predict(TEXTS), estimator.predict(TEXTS))
     assert loaded.get_params() == estimator.get_params()
     with pytest.raises(UserError, match="already holds files"):
         estimator.save(tmp_path / "saved")
@@ -123,6 +124,11 @@ def test_mistakes_are_told(tiny_model: Path) -> None:
         TokenClassifier(str(tiny_model)).fit([["a"], ["b"]], [["O"], ["O", "O"]])
     with pytest.raises(UserError, match="class_weight"):
         classifier(tiny_model, class_weight="heavy").fit(TEXTS, LABELS)
+
+
+def test_dev_rows_that_are_not_there_are_told(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="need dev rows"):
+        classifier(tiny_model, plan={"patience": 1}).fit(TEXTS, LABELS)
 
 
 def test_no_texts_give_no_answers(tiny_model: Path) -> None:

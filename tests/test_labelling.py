@@ -253,6 +253,9 @@ def test_mntp_trains_the_adapter_that_label_supervision_starts_from(
     folder = methods.run("ls-llama", options, out=tmp_path / "run")
     lines = [json.loads(line) for line in (folder / "adapted" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
+    plain = methods.run("ls-llama", options | {"mntp_epochs": 0}, out=tmp_path / "plain")
+    first = [json.loads((run / "model" / "metrics.jsonl").read_text().splitlines()[0]) for run in (folder, plain)]
+    assert first[0]["loss"] != first[1]["loss"], "label supervision starts from the adapted weights"
     adapted, base = models.load_handle(folder / "adapted")
     plan = Plan(lora_rank=16, lora_alpha=32)
     settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "bidirectional"}
@@ -277,7 +280,7 @@ def test_instruction_tuning_is_a_rival_over_seeds(tiny_model: Path, tweets_csv: 
     seeds = scores["seeds"]["systems"]["instruction tuning"]
     assert seeds["seeds"] == [0, 1]
     assert seeds["mean"]["value"] == pytest.approx(sum(seeds["values"]) / 2)
-    lines = [json.loads(line) for line in (folder / "instructed" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "instruction-tuning" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
     assert (folder / "model-seed-1").is_dir()
 
@@ -320,6 +323,8 @@ def test_the_answer_is_told_token_by_token(tiny_model: Path) -> None:
         ({"stride": 200, "max_tokens": 256}, "little or no overlap"),
         ({"stride": 8, "paper_padding": True}, "cannot go together"),
         ({"instruct": True, "data.task": "regression"}, "instruct needs one class a text"),
+        ({"instruct": True, "data.tags": "label"}, "instruct needs one class a text"),
+        ({"paper_padding": True, "data.tags": "label"}, "paper_padding is for labels of texts"),
     ],
 )
 def test_contradictions_are_told(

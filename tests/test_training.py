@@ -155,6 +155,48 @@ def test_each_term_is_divided_by_its_own_count(tiny_model: Path, tmp_path: Path)
         for name in ("loss", "size", "gradient_norm"):
             assert left[name] == pytest.approx(right[name], rel=1e-4)
         assert left["rows"] == right["rows"] == 1.0, "a metric is divided by the count of the first term"
+    plan = Plan(**{**CPU_PLAN, "epochs": 1})  # type: ignore[arg-type]
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    (batch,) = over_epochs(ragged_rows(), plan, 0)(0)
+    terms, _ = two_terms(model, batch)
+    (terms["loss"] / len(batch.labels_N) + terms["size"] / batch.tokens).backward()
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+    assert logs[0][0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_term_that_counts_nothing_in_a_step_adds_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    def with_empty_term(model: nn.Module, batch: Batch) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        loss = nn.functional.cross_entropy(model(batch), batch.labels_N, reduction="sum")
+        return {"loss": loss, "rare": loss * 0}, {}
+
+    plan = Plan(**{**CPU_PLAN, "epochs": 1})  # type: ignore[arg-type]
+    plain, lines = trained(tiny_model, tmp_path / "plain", epochs=1)
+    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    batches = over_epochs(ragged_rows(), plan, 0)
+
+    class Counted:
+        steps, steps_per_epoch = batches.steps, batches.steps_per_epoch
+
+        def __call__(self, step: int) -> list[Batch]:
+            return [replace(b, counts=b.counts | {"rare": 0}) for b in batches(step)]
+
+    train(model, Counted(), with_empty_term, plan, folder=tmp_path / "rare")  # type: ignore[arg-type]
+    again = [json.loads(line) for line in (tmp_path / "rare" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in again] == [line["loss"] for line in lines]
+    assert {line["rare"] for line in again} == {0.0}
+    for name, value in trainable(plain).items():
+        assert torch.equal(trainable(model)[name], value), name
+
+
+def test_keeping_the_best_needs_an_evaluation(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="need dev rows"):
+        trained(tiny_model, tmp_path, keep="best")
+
+
+def test_an_empty_stream_is_told() -> None:
+    batches = StreamBatches(lambda: iter(()), list, batch_rows=2, accumulate=1, steps=1, steps_per_epoch=1)
+    with pytest.raises(UserError, match="no rows"):
+        batches(0)
 
 
 def scripted(scores: list[float]) -> Any:
@@ -271,8 +313,7 @@ def test_a_stream_goes_round_and_its_position_is_saved(tiny_model: Path, tmp_pat
 def test_metrics_go_to_a_tracker(tiny_model: Path, tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     _, lines = trained(tiny_model, tmp_path, epochs=1, trackers=("tensorboard",))
-    (events,) = {path.parent for path in tmp_path.rglob("events.out*") if "camelid" in str(path.parent)} or {None}
-    found = reader.EventAccumulator(str(events))
+    found = reader.EventAccumulator(str(tmp_path / "trackers" / "camelid"))  # the plan stands in a folder below
     found.Reload()
     assert [event.value for event in found.Scalars("loss")] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
 

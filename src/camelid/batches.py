@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from camelid.errors import UserError
+
 BUCKET_BATCHES = 16  # rows are sorted by length within this many batches: little padding, and order stays random
 
 
@@ -162,7 +164,9 @@ class StreamBatches:
         row = next(self.rows, None)
         if row is None:
             self.rows = self.open_source()
-            row = next(self.rows)
+            row = next(self.rows, None)
+        if row is None:
+            raise UserError("the source of a stream has no rows", "Check what it reads.")
         return row
 
 

@@ -68,8 +68,8 @@ class _TextEstimator(BaseEstimator):
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path) -> Any:
-        """The estimator that `save` wrote; its predictions are the same to the last bit."""
+    def load(cls, folder: str | Path, base: str | None = None) -> Any:
+        """The estimator that `save` wrote; its predictions are the same to the last bit. `base` names a moved base."""
         path = Path(folder) / "estimator.json"
         if not path.is_file():
             raise UserError(f"{folder} holds no saved {cls.__name__}", "Give a folder that its save() wrote.")
@@ -79,7 +79,7 @@ class _TextEstimator(BaseEstimator):
                 f"{folder} holds a {values['class']}, not a {cls.__name__}", f"{values['class']}.load reads it."
             )
         estimator = cls(**values["params"])
-        estimator.model_, opened = models.load_handle(Path(folder))
+        estimator.model_, opened = models.load_handle(Path(folder), base)
         estimator.tokenizer_ = opened.tokenizer
         estimator._restore(values["fitted"])
         return estimator

@@ -59,7 +59,7 @@ def forecast_labelling(
         ("cut at max_tokens", f"{sum(row.truncated for rows in tokens.values() for row in rows)} rows"),
         ("steps", f"{steps} of {plan.batch_rows} rows, {plan.epochs} epochs"),
         *_cost_lines(base, plan, lengths),
-        *(("warning", text) for text in splits.warnings),
+        *(("warning", text) for text in [*splits.warnings, *_flattery(plan, splits)]),
     ]
 
 
@@ -78,6 +78,14 @@ def _rows_lines(splits: Any, classes: list[str]) -> Lines:
             "classes",
             f"{len(classes)}: {shown}{' …' if len(classes) > 8 else ''}" if classes else _numbers(splits.train),
         ),
+    ]
+
+
+def _flattery(plan: Plan, splits: Any) -> list[str]:
+    if splits.test or (plan.keep == "last" and plan.patience is None):
+        return []
+    return [
+        "the dev rows choose the weights (plan.keep, plan.patience) and are scored too, which flatters; give --test"
     ]
 
 

@@ -106,7 +106,7 @@ def predict_file(
     texts = [" ".join(row.tokens) if of_words else row.text for row in rows]
     if tagging and not of_words:
         rows = [_tagged(row) for row in rows]
-    added = [_columns(found) for found in predict_with(folder / "model", rows, base)]
+    added = [_columns(found, values.get("separator", "|")) for found in predict_with(folder / "model", rows, base)]
     if any(name.startswith("B-") for name in settings.get("classes", [])):
         for columns, line, row in zip(added, texts, rows, strict=True):
             columns["entities"] = find_entities(line, row.tokens, columns["predicted"])
@@ -140,9 +140,9 @@ def _tagged(row: Labelled) -> Tagged:
     return Tagged(row.id, row.origin, words, ("",) * len(words))
 
 
-def _columns(found: Predicted) -> dict[str, Any]:
+def _columns(found: Predicted, separator: str) -> dict[str, Any]:
     is_set = isinstance(found.predicted, tuple) and bool(found.probabilities)
-    predicted = "|".join(found.predicted) if is_set else found.predicted  # type: ignore[arg-type]
+    predicted = separator.join(found.predicted) if is_set else found.predicted  # type: ignore[arg-type]
     return {"predicted": predicted} | {f"probability_{name}": share for name, share in found.probabilities.items()}
 
 

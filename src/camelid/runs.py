@@ -218,13 +218,13 @@ def publish_folder(part: Path, folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, or of a folder's files with their names; checkpoints and times are left out."""
+    """Hash of a file, or of a folder's files with their names; checkpoints, trackers and times are left out."""
     digest = hashlib.sha256()
     if path.is_file():
         return _hash_file(path, digest)
     for file in sorted(path.rglob("*")):
         inside = file.relative_to(path)
-        if file.is_file() and inside.parts[0] != "checkpoints" and inside.name != "timings.jsonl":
+        if file.is_file() and inside.parts[0] not in ("checkpoints", "trackers") and inside.name != "timings.jsonl":
             digest.update(str(inside).encode())
             _hash_file(file, digest)
     return digest.hexdigest()

@@ -1,7 +1,8 @@
 """THE training loop: every method's gradient steps happen here.
 
-What it promises: accumulation and the number of processes change a result only by rounding; a resumed run is the
-uninterrupted run, bit for bit; a run that cannot go on says so and keeps its last good state.
+What it promises: accumulation and the number of processes change a result only by rounding (without dropout, whose
+draws depend on the split); a resumed run is the uninterrupted run, bit for bit; a run that cannot go on says so and
+keeps its last good state.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from camelid.recipe import Plan
 Objective = Callable[[Any, Any], tuple[dict[str, Tensor], dict[str, float]]]
 Evaluate = Callable[[Any], dict[str, float]]
 CHECKPOINTS_KEPT = 2
+TRACKERS = "trackers"
 
 
 def train(
@@ -60,6 +62,10 @@ def train(
     Writes metrics.jsonl (reproducible), timings.jsonl (not) and checkpoints/ into `folder`.
     Raises UserError when the loss is no longer finite, or a tracker or parameter group is not there.
     """
+    if evaluate is None and (plan.keep == "best" or plan.patience is not None):
+        raise UserError(
+            "plan.keep and plan.patience need dev rows, and there are none", "Give some, or leave them out."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(plan, folder)
     if plan.gradient_checkpointing:
@@ -163,8 +169,9 @@ def _accelerator(plan: Plan, folder: Path) -> Accelerator:
     for name in plan.trackers:
         if find_spec(name) is None:  # accelerate would leave it out without a word
             raise UserError(f"plan.trackers names {name}, which is not installed", f"pip install {name}")
+    trackers: Any = list(plan.trackers) or None
     on_cpu = models.device().type == "cpu"
-    accelerator = Accelerator(cpu=on_cpu, log_with=list(plan.trackers) or None, project_dir=folder)  # type: ignore[arg-type]
+    accelerator = Accelerator(cpu=on_cpu, log_with=trackers, project_dir=folder / TRACKERS)
     if plan.trackers:
         accelerator.init_trackers("camelid", config=_flat(plan.model_dump(exclude={"groups"})))
     return accelerator
@@ -215,18 +222,18 @@ def _step(
     own = list(micro[accelerator.process_index :: accelerator.num_processes])
     # everybody goes backward equally often, or the others would wait for ever: whoever has too few repeats for nothing
     idle = -(-len(micro) // accelerator.num_processes) - len(own)
-    for number, batch in enumerate([*own, *[micro[0]] * idle]):
+    for number, batch in enumerate(own + [micro[0]] * idle):
         counted = float(number < len(own))
         last = number == len(own) + idle - 1
         with nullcontext() if last else accelerator.no_sync(module):
             terms, metrics = module(batch.to(accelerator.device))
             # DDP averages gradients over processes; times their number makes that the sum
-            loss = sum(terms[term] / totals[term] for term in terms) * accelerator.num_processes * counted
+            loss = sum(terms[term] / (totals[term] or 1) for term in terms) * accelerator.num_processes * counted
             accelerator.backward(loss)
         for name, value in {**terms, **metrics}.items():
             sums[name] = sums.get(name, 0.0) + (value.item() if isinstance(value, Tensor) else value) * counted
     values = _over_processes(accelerator, sums)
-    result = {name: value / totals.get(name, totals[first]) for name, value in values.items()}
+    result = {name: value / (totals.get(name, totals[first]) or 1) for name, value in values.items()}
     norm = torch.as_tensor(accelerator.clip_grad_norm_(module.parameters(), clip)).item()
     if not math.isfinite(norm) or not all(map(math.isfinite, result.values())):
         raise UserError(

@@ -55,7 +55,7 @@ def table(runs: dict[str, str]) -> str:
         )
         for name, system in scores["systems"].items():
             ours = name == scores["ours"]
-            trained = {scores["ours"]: "model", "instruction tuning": "instructed"}.get(name)
+            trained = {scores["ours"]: "model", "instruction tuning": "instruction-tuning"}.get(name)
             stages = [f"predictions/{slug(name)}", *([trained] if trained else [])]
             cells = [
                 f"**{title or name}**" if ours else name,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from camelid.report.plots import Kind, draw_bar
 from camelid.runs import slug
 
 MODEL = "model"
+ADAPTED = "adapted"  # the model's base, trained beforehand
+SEED = re.compile(r"(.*)-seed-(\d+)")
 MARKED: dict[str, Kind] = {MODEL: "ours"}
 
 
@@ -61,8 +64,12 @@ def sum_costs(lines: Iterable[Mapping[str, Any]]) -> dict[str, Cost]:
 
 
 def cost_of_system(costs: Mapping[str, Cost], system: str, *, trained: bool) -> Cost | None:
-    """What a system's predictions cost, with the training of the model if it is the one `trained`; None if unknown."""
-    stages = [f"predictions/{slug(system)}", *([MODEL] if trained else [])]
+    """What a system's predictions cost with the training of its model; None if unknown.
+
+    `trained` says that the run's own model is the system's. Another trained system has its model in a stage of its
+    name.
+    """
+    stages = [f"predictions/{slug(system)}", slug(system), *([MODEL, ADAPTED] if trained else [])]
     known = [costs[stage] for stage in stages if stage in costs]
     return sum(known, Cost()) if known else None
 
@@ -72,17 +79,25 @@ def total_cost(costs: Mapping[str, Cost]) -> Cost:
     return sum(costs.values(), Cost())
 
 
-def list_stages(costs: Mapping[str, Cost], splits: Iterable[str], systems: Iterable[str]) -> list[StageCost]:
+def list_stages(costs: Mapping[str, Cost], splits: Iterable[str], systems: Collection[str]) -> list[StageCost]:
     """The stages in the order they ran, each with a bar against the longest; named in words where they are known."""
     names = {split: f"reading {split} rows" for split in splits}
     names |= {f"predictions/{slug(system)}": f"predictions of {system}" for system in systems}
-    names[MODEL] = "training the model"
+    names |= {slug(system): f"training of {system}" for system in systems}
+    names |= {MODEL: "training the model", ADAPTED: "adapting the model"}
     longest = max((cost.seconds for cost in costs.values()), default=0) or 1
     return [
         StageCost(name, cost, draw_bar(cost.seconds / longest, f"{name}: {cost.time}", MARKED.get(stage, "other")))
         for stage, cost in costs.items()
-        for name in [names.get(stage, stage)]
+        for name in [_name_stage(stage, names)]
     ]
+
+
+def _name_stage(stage: str, names: Mapping[str, str]) -> str:
+    again = SEED.fullmatch(stage)
+    if again and again[1] in names:
+        return f"{names[again[1]]}, seed {again[2]}"
+    return names.get(stage, stage)
 
 
 def measure_pace(lines: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -119,7 +119,7 @@ def run(recipe: Recipe, run: Run) -> None:
 
     trained = {INSTRUCTED: instructed, OURS: supervised} if instructed else {OURS: supervised}
     systems |= {name: found[0] for name, found in trained.items()}
-    run.scores("held_out", lambda: {"split": rows.held_out, **evaluate(systems, classes, OURS, task)})
+    run.scores("held_out", lambda: {"split": rows.held_out, **evaluate(systems, classes, OURS, task, trained=trained)})
     if recipe.seeds > 1:
         run.scores("seeds", lambda: evaluate_seeds(trained, [plan.seed for plan in plans], classes, task))
 
@@ -172,7 +172,7 @@ def adapt(recipe: Recipe, model: Any, plan: recipe.Plan, folder: Path, rows: Seq
         mask_id = tokenizer.convert_tokens_to_ids("_")
     draw = random.Random(f"{plan.seed} mntp")
     masked = [mask_tokens(ids, mask_id, recipe.mntp_share, draw) for _ in range(recipe.mntp_epochs) for ids in texts]
-    once = plan.model_copy(update={"epochs": 1, "keep": "last", "patience": None})
+    once = plan.model_copy(update={"epochs": 1, "keep": "last", "patience": None, "groups": ()})
     pad = pad_id(tokenizer)
     train(model, labelling.over_epochs(masked, once, pad), cross_entropy, once, folder=folder)
 
@@ -200,8 +200,11 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.stride and recipe.stride > recipe.max_tokens // 2:
         fix = f"Choose at most {recipe.max_tokens // 2}: windows should overlap by half or more."
         found.append((f"stride = {recipe.stride} leaves little or no overlap of windows of {recipe.max_tokens}", fix))
-    if recipe.instruct and (recipe.data.tokens or recipe.data.task != "labels" or data.is_tagged(recipe.data.train)):
+    tagged = bool(recipe.data.tokens or recipe.data.tags) or data.is_tagged(recipe.data.train)
+    if recipe.instruct and (tagged or recipe.data.task != "labels"):
         found.append(("instruct needs one class a text", "Leave it out."))
+    if recipe.paper_padding and tagged:
+        found.append(("paper_padding is for labels of texts, and these rows have tags", "Leave it out."))
     return found
 
 
@@ -288,10 +291,11 @@ def instruct(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes:
         tokens = [answered(base.tokenizer, *pair) for pair in zip(prompts, chosen, strict=True)]
         pad = pad_id(base.tokenizer)
         batches = labelling.over_epochs(tokens, plan, pad, labelling.freeze_states(model, tokens, plan, pad))
-        train(model, batches, cross_entropy, plan, folder=folder)
+        unwatched = plan.model_copy(update={"keep": "last", "patience": None, "groups": ()})  # there is no head either
+        train(model, batches, cross_entropy, unwatched, folder=folder)
 
     model = run.model(
-        f"instructed{suffix}", build=lambda: models.language_model(base, {"attention": "causal"}, plan), fit=fit
+        f"{slug(INSTRUCTED)}{suffix}", build=lambda: models.language_model(base, {"attention": "causal"}, plan), fit=fit
     )
 
     def predict() -> list[Predicted]:
