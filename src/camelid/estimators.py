@@ -40,10 +40,10 @@ class _TextEstimator(BaseEstimator):
     stride: int | None = None
     epochs: int = 2
     batch_rows: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     lora_rank: int = 16
     lora_alpha: float = 32.0
-    adapt_from_layer: int | str = "half"
+    adapt_from_layer: int | str = "two-thirds"
     class_weight: str | None = None
     seed: int = 0
     plan: dict[str, Any] | None = None

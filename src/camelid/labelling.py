@@ -106,7 +106,7 @@ def fit(
     pad = pad_id(tokenizer)
     if isinstance(model, LabelModel) and model.task == "regression":
         numbers = [row.label for row in train_rows]
-        model.mean, model.std = statistics.fmean(numbers), statistics.pstdev(numbers)
+        model.mean, model.std = statistics.fmean(numbers), statistics.pstdev(numbers) or 1.0  # a draw may be all equal
     tokens = tokenise(tokenizer, train_rows, model, reading)
     dev_tokens = tokenise(tokenizer, dev_rows, model, reading)
     weights = balanced_weights(train_rows, model) if balanced else None

@@ -236,7 +236,11 @@ def first_adapted_layer(plan: Plan, config: Any) -> int:
     """The lowest decoder layer that is trained; every layer below stays as it is."""
     if plan.tuning == "full":
         return 0
-    return config.num_hidden_layers // 2 if plan.adapt_from_layer == "half" else plan.adapt_from_layer
+    shares = {"half": (1, 2), "two-thirds": (2, 3)}
+    if isinstance(plan.adapt_from_layer, str):
+        part, of = shares[plan.adapt_from_layer]
+        return config.num_hidden_layers * part // of
+    return plan.adapt_from_layer
 
 
 def device() -> torch.device:

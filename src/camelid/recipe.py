@@ -109,8 +109,9 @@ class Plan(Values):
         min_length=1,
         description="names of the linear layers that get an adapter",
     )
-    adapt_from_layer: Annotated[int, Field(ge=0)] | Literal["half"] = Field(
-        default=0, description="adapters only in this layer and above (half: the upper half); lower ones stay frozen"
+    adapt_from_layer: Annotated[int, Field(ge=0)] | Literal["half", "two-thirds"] = Field(
+        default=0,
+        description="adapters only in this layer and above (half, two-thirds: of the layers); lower ones stay frozen",
     )
     pack_tokens: int = Field(
         default=0, ge=0, description="lay short rows behind each other in lines of this many tokens (0: pad them)"

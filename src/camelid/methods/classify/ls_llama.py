@@ -21,7 +21,7 @@ Algorithm. Batch B, tokens T, width D, classes C; input ids x_BT, mask m_BT.
 
 Differs from the paper in:
  - Padding is never read. The paper's code lets unmasked attention, mean and max run over padding; `paper_padding` too.
- - Adapters of rank 16 on all linear layers of the upper half, and a rate of 1e-3: 135M parameters need more than 5e-5
+ - Adapters of rank 16 on all linear layers of the upper third, and a rate of 2e-3: 135M parameters need more than 5e-5
    on q and v, and layers that are not trained need to be run only once. `--scale paper` has the paper's values.
  - Adapters and head are float32 (the paper's scripts cast all to bfloat16, where small updates are lost).
  - Numbers are learned as (y - mean) / std over the training rows, so that the loss does not depend on their unit.
