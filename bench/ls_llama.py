@@ -5,8 +5,9 @@ A round runs every contestant once, in turn; ratios are taken within a round, be
 
     python bench/ls_llama.py [--rounds 5] [--rows 400] [--epochs 2] [--test-rows 0] [--only NAME ...]
 
-Writes one JSON line a comparison to bench/results.jsonl. A round trains with its own seed, the same for everybody; with
---test-rows the trained models are also scored, after the clock has stopped. Trainer's contestants:
+Writes one JSON line a comparison to bench/results.jsonl, and the newest of each into docs/methods/ls-llama.md. A
+round trains with its own seed, the same for everybody; with --test-rows the trained models are also scored, after the
+clock has stopped. Trainer's contestants:
     trainer-defaults        fp32 as loaded, batch 8, PEFT's default LoRA layers, no length grouping
     trainer-tuned           bfloat16, length grouping, our batch, our LoRA layers, rank and dropout
     trainer-tuned-fp32      the same in float32: the better choice on a processor without native bfloat16
@@ -24,6 +25,7 @@ import importlib.metadata
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -34,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).with_name("results.jsonl")
+PAGE = Path(__file__).parents[1] / "docs" / "methods" / "ls-llama.md"
 BUSY_LOAD = 1.0  # one-minute load average above which a comparison would measure the neighbours
 
 
@@ -263,7 +266,7 @@ def summarise(
     ratios = [left["rate"] / right["rate"] for left, right in pairs]
     median = lambda key, side: round(statistics.median(pair[side][key] for pair in pairs), 3)  # noqa: E731
     scored = all("accuracy" in side for side in pairs[0])
-    accuracies = {"accuracy": [[round(pair[side]["accuracy"], 4) for pair in pairs] for side in (0, 1)]}
+    accuracies = [[round(pair[side]["accuracy"], 4) for pair in pairs] for side in (0, 1)] if scored else []
     return {
         "name": what,
         "ours": median("rate", 0),
@@ -276,11 +279,33 @@ def summarise(
         "loss": [median("loss", 0), median("loss", 1)],
         "peak_mb": [median("peak_mb", 0), median("peak_mb", 1)],
         "utilisation": [median("utilisation", 0), median("utilisation", 1)],
-        **(accuracies if scored else {}),
+        **({"accuracy": accuracies} if scored else {}),
         "machine": machine(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
         **({"reference": True} if reference else {}),
     }
+
+
+def write_page() -> None:
+    """The newest result of each comparison, as the table in docs/methods/ls-llama.md."""
+    newest = {line["name"]: line for line in map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())}
+    rows = [
+        "| comparison | ours | theirs | ratio (median, range) | pairs | rows x epochs | loss | peak MB | utilisation |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, line in newest.items():
+        ratio = f"**{line['ratio_median']:.2f}** ({line['ratio_min']:.2f} to {line['ratio_max']:.2f})"
+        size = f"{line['rows']} x {line['epochs']}" if any(line["loss"]) else f"{line['rows']}"
+        pairs = [
+            " / ".join(f"{value:{form}}" for value in line[key]) if any(line.get(key, ())) else ""
+            for key, form in (("loss", ".3f"), ("peak_mb", ".0f"), ("utilisation", ".0%"))
+        ]
+        cells = [name, f"{line['ours']:.0f}", f"{line['theirs']:.0f}", ratio, str(line["pairs"]), size, *pairs]
+        rows.append(f"| {' | '.join(cells)} |")
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = re.compile(r"(<!-- FIGURES:speed -->\n).*?(<!-- /FIGURES:speed -->)", re.DOTALL)
+    table = "\n".join(rows)
+    PAGE.write_text(pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
 
 
 def machine() -> str:
@@ -320,7 +345,7 @@ def main() -> None:
             line = summarise(ours, theirs, what, reference, rounds, size)
             out.write(json.dumps(line) + "\n")
             print(json.dumps(line))
-    return None
+    return write_page()
 
 
 if __name__ == "__main__":

@@ -547,7 +547,7 @@ def test_a_full_disk_leaves_nothing(handles: dict[str, Path], tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(models, "save", write_half)
-    with pytest.raises(UserError, match="the disk is full"):
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
         export.merge_run(handles["label"], tmp_path / "out" / "merged")
     assert names_beside(tmp_path / "out" / "merged") == []
 

@@ -45,7 +45,6 @@ PROBLEMS = {
     "multi-label": "multi_label_classification",
     "regression": "regression",
 }
-FULL = ("No space left", "quota exceeded", "File too large")  # libraries in Rust and C++ keep no errno
 CONVERT = "Use --format safetensors --as language, and llama.cpp's own convert_hf_to_gguf.py on that folder."
 
 # Pre-tokenizers of tokenizer.json by their names in GGUF. llama.cpp knows each by its name and has its code built in.
@@ -143,9 +142,10 @@ def new_part(out: Path) -> Iterator[Path]:
     try:
         yield part
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not any(sign in str(error) for sign in FULL):
+        problem = runs.describe_disk_problem(error, part)
+        if not problem:
             raise
-        raise UserError(f"cannot write {out}: the disk is full", "Make room, or choose another --out.") from error
+        raise UserError(f"cannot write {out}: {problem}", "Make room, or choose another --out.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

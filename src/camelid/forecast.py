@@ -23,9 +23,14 @@ OVERHEAD = 1.5
 
 
 def forecast_labelling(
-    model: Model, rows: Data, plan: Plan, reading: Reading, complaints: Sequence[tuple[str, str]] = ()
+    model: Model,
+    rows: Data,
+    plan: Plan,
+    reading: Reading,
+    complaints: Sequence[tuple[str, str]] = (),
+    trainings: int = 1,
 ) -> Lines:
-    """Lines about a run that trains a label model.
+    """Lines about a run that trains label models, so many times on the same rows.
 
     Raises UserError with the problems of data and model together, and the method's own `complaints` (what, fix).
     """
@@ -53,12 +58,13 @@ def forecast_labelling(
     _check_tokens(tokens, splits)
     lengths = {role: [row.size for row in rows] for role, rows in tokens.items()}
     steps = -(-len(tokens["train"]) // plan.batch_rows) * plan.epochs
+    again = f", in each of {trainings} trainings" if trainings > 1 else ""
     return [
         *_rows_lines(splits, classes),
         ("tokens", ", ".join(f"{role} {sum(n):,} (longest {max(n)})" for role, n in lengths.items())),
         ("cut at max_tokens", f"{sum(row.truncated for rows in tokens.values() for row in rows)} rows"),
-        ("steps", f"{steps} of {plan.batch_rows} rows, {plan.epochs} epochs"),
-        *_cost_lines(base, plan, lengths),
+        ("steps", f"{steps} of {plan.batch_rows} rows, {plan.epochs} epochs{again}"),
+        *_cost_lines(base, plan, lengths, trainings),
         *(("warning", text) for text in [*splits.warnings, *_flattery(plan, splits)]),
     ]
 
@@ -94,7 +100,7 @@ def _numbers(rows: Sequence[Any]) -> str:
     return f"none: numbers from {min(numbers):g} to {max(numbers):g}, mean {fmean(numbers):g}"
 
 
-def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]]) -> Lines:
+def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: int) -> Lines:
     weights = models.parameter_count(base.config)
     embedding = base.config.vocab_size * base.config.hidden_size
     precision = models.resolve_precision(plan.precision)
@@ -105,7 +111,7 @@ def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]]) -> Lines:
     per_token = weights * (2 + 2 * adapted + (2 if plan.tuning == "full" else 0))
     evaluated = sum(sum(n) for role, n in lengths.items() if role != "train")
     work = per_token * sum(lengths["train"]) * plan.epochs + 2 * weights * evaluated
-    seconds = OVERHEAD * work / environment.products_per_second(precision)
+    seconds = OVERHEAD * trainings * work / environment.products_per_second(precision)
     size = 4 if precision == "float32" or plan.tuning == "full" else 2
     longest = sorted(lengths["train"])[-plan.batch_rows :]
     held = max(longest) * -(-len(longest) // plan.accumulate)

@@ -40,6 +40,7 @@ from camelid.rows import Row, iterate_rows, write_rows
 VERSIONED = ("camelid", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy", "tokenizers")
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+FULL = ("No space left", "quota exceeded", "File too large")
 FULL_BYTES = 1 << 20  # with less room than this a failed write is the disk's fault
 
 T = TypeVar("T")
@@ -294,27 +295,26 @@ def _create(folder: Path, recipe: Any, method: str, command: Sequence[str]) -> N
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk or one that cannot be written, met inside the block, into a UserError.
-
-    Libraries written in Rust and C++ report it as errors of their own; what tells it is the disk itself.
-    """
+    """Turn a full disk or one that cannot be written, met inside the block, into a UserError."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        problem = describe_disk_problem(error, folder)
+        if not problem:
             raise
-        raise _disk_error(folder, error.strerror or str(error)) from error
-    except (RuntimeError, SafetensorError) as error:
-        if "No space left" not in str(error) and shutil.disk_usage(folder).free > FULL_BYTES:
-            raise
-        raise _disk_error(folder, "no space left on the disk") from error
+        fix = f"Make room (or the folder writable); camelid resume {folder} then goes on from the last state kept."
+        raise UserError(f"cannot write to {folder}: {problem}", fix) from error
 
 
-def _disk_error(folder: Path, what: str) -> UserError:
-    return UserError(
-        f"cannot write to {folder}: {what}",
-        f"Make room (or the folder writable); camelid resume {folder} then goes on from the last state that was kept.",
-    )
+def describe_disk_problem(error: Exception, folder: Path) -> str:
+    """What is wrong with the disk of `folder`, if that is what the error is about; else nothing.
+
+    Libraries written in Rust and C++ keep no error number: their words tell, or the disk itself.
+    """
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)) if error.errno in DISK_ERRORS else ""
+    full = any(sign in str(error) for sign in FULL) or shutil.disk_usage(folder).free < FULL_BYTES
+    return "no space left on the disk" if full else ""
 
 
 @contextmanager

@@ -95,7 +95,10 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    return forecast.forecast_labelling(recipe.model, recipe.data, recipe.plan, reading_of(recipe), _complaints(recipe))
+    trainings = recipe.seeds * (1 + recipe.instruct + bool(recipe.mntp_epochs))
+    return forecast.forecast_labelling(
+        recipe.model, recipe.data, recipe.plan, reading_of(recipe), _complaints(recipe), trainings
+    )
 
 
 def run(recipe: Recipe, run: Run) -> None:
