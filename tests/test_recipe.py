@@ -132,7 +132,7 @@ def test_a_value_of_two_types_is_one_problem(file: Path) -> None:
     [(what, _)] = problems(file, overrides={"plan.adapt_from_layer": "quarter"})
     assert what == (
         "command line: plan.adapt_from_layer = 'quarter': input should be a valid integer, "
-        "unable to parse string as an integer; or input should be 'half'"
+        "unable to parse string as an integer; or input should be 'half' or 'two-thirds'"
     )
 
 
