@@ -128,6 +128,34 @@ class Plan(Values):
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="seconds between checkpoints; two are kept")
 
 
+class Engine(Values):
+    """Where text and probabilities come from."""
+
+    kind: Literal["local", "remote", "vllm"] = Field(
+        default="local", description="local: model.base on this machine; remote: an OpenAI-style endpoint; vllm: vLLM"
+    )
+    url: str = Field(default="", description="base address of the endpoint, such as http://localhost:8000/v1")
+    name: str = Field(default="", description="the model's name at the endpoint")
+    key: str = Field(default="OPENAI_API_KEY", description="environment variable that holds the key; never the key")
+    api: Literal["chat", "completions"] = Field(
+        default="chat", description="which of the endpoint's interfaces messages go to"
+    )
+    concurrency: int = Field(default=8, ge=1, description="requests under way at once")
+    per_minute: int | None = Field(default=None, ge=1, description="most requests sent in a minute")
+    timeout: float = Field(default=120.0, gt=0, description="seconds to wait for one reply")
+    retries: int = Field(default=5, ge=0, description="further tries after 429, 5xx and time-outs")
+    price_input: float = Field(default=0.0, ge=0, description="price of a million prompt tokens")
+    price_output: float = Field(default=0.0, ge=0, description="price of a million completion tokens")
+    most_cost: float | None = Field(default=None, gt=0, description="stop asking when so much has been spent")
+    batching: Literal["continuous", "plain"] = Field(
+        default="continuous", description="local sampling: continuous is faster, plain the exact reference"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
+    )
+    cache: bool = Field(default=True, description="keep every answer on disk and never ask for it twice")
+
+
 class Recipe(Values):
     """What every recipe has: a model. Each method's own Recipe adds its tables and fields."""
 

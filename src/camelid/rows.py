@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 Label = str | tuple[str, ...] | float
 
@@ -50,21 +50,66 @@ class Predicted:
     probabilities: dict[str, float]
 
 
-Row = Labelled | Tagged | Predicted
-_TYPES = {kind.__name__: kind for kind in (Labelled, Tagged, Predicted)}
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What an annotator said of a row: the value that was read from its reply, and how reading went.
+
+    `outcome` is value, refused, malformed, truncated or failed; `value` is None unless it is "value". `reply` is the
+    raw text that was read (the last one where a repair was asked for), `repairs` how often one was. `shares` holds a
+    probability or share of votes by value where there is one.
+    """
+
+    id: str
+    origin: str
+    outcome: str
+    value: Any
+    reply: str
+    repairs: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one conversation, of which the first was preferred. `prompt` ends with a user's turn."""
+
+    id: str
+    origin: str
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+
+
+Row = Labelled | Tagged | Predicted | Judged | Preference
+_TYPES = {kind.__name__: kind for kind in (Labelled, Tagged, Predicted, Judged, Preference)}
 
 
 def to_json(row: Row) -> str:
     """One line of JSON, with the row's type under "row"."""
-    values = {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
-    return json.dumps({"row": type(row).__name__, **values}, ensure_ascii=False)
+    return json.dumps({"row": type(row).__name__, **dataclasses.asdict(row)}, ensure_ascii=False)
 
 
 def from_json(line: str) -> Row:
     """The row that `to_json` wrote; equal to it in every field."""
     values: dict[str, Any] = json.loads(line)
     kind: Any = _TYPES[values.pop("row")]
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    return kind(**{name: _frozen(value) for name, value in values.items()})
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as tuples, and the turns of a conversation among them as messages."""
+    if not isinstance(value, list):
+        return value
+    return tuple(
+        Message(**item) if isinstance(item, dict) and set(item) == {"role", "content"} else item for item in value
+    )
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> int:
