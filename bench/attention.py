@@ -10,13 +10,14 @@ docs/methods/ls-llama.md and writes it there.
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import time
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "methods" / "ls-llama.md"
+import paired
+
+PAGE = paired.DOCS / "methods" / "ls-llama.md"
 LENGTHS = (16, 32, 64, 128, 256, 512)
 BATCHES = (4, 16, 32)
 PATHS = ("sdpa", "eager", "packed")
@@ -45,7 +46,7 @@ def measure(model: Any, length: int, rows: int, rounds: int) -> dict[str, float]
     for number in range(rounds + 1):
         for path in PATHS:
             model.trunk.set_attn_implementation("eager" if path == "eager" else "sdpa")
-            model.pack_tokens = max(128, length) if path == "packed" else 0
+            model.sight = replace(model.sight, pack_tokens=max(128, length) if path == "packed" else 0)
             seconds = seconds_of(model, batch)
             if number:  # the first round only warms up
                 found[path].append(rows * length / seconds)
@@ -53,15 +54,15 @@ def measure(model: Any, length: int, rows: int, rounds: int) -> dict[str, float]
 
 
 def main() -> None:
-    from camelid import methods, models
+    from camelid import bases, methods, models
     from camelid.reading import Reading
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     plan = methods.resolve("ls-llama").plan
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "last", "attention": "causal"}
-    model = models.label_model(models.open_base("smollm2-135m"), settings, plan, Reading(512)).train()
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "last"}
+    model = models.label_model(bases.open_base("smollm2-135m"), settings, plan, Reading(512)).train()
     lines = [f"| tokens a row | rows | {' | '.join(PATHS)} | fastest |", "|---|---|---|---|---|---|"]
     for length in LENGTHS:
         for rows in BATCHES:
@@ -71,10 +72,7 @@ def main() -> None:
             best = max(rates, key=rates.__getitem__)
             lines.append(f"| {length} | {rows} | {' | '.join(f'{rates[path]:.0f}' for path in PATHS)} | {best} |")
             print(lines[-1], flush=True)
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- FIGURES:attention -->\n).*?(<!-- /FIGURES:attention -->)", re.DOTALL)
-    table = "\n".join(lines)
-    PAGE.write_text(pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
+    paired.write_between(PAGE, "attention", "\n".join(lines))
 
 
 if __name__ == "__main__":

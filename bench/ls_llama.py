@@ -21,23 +21,18 @@ products of a small model's size reach in the same process.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import random
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).with_name("results.jsonl")
-PAGE = Path(__file__).parents[1] / "docs" / "methods" / "ls-llama.md"
-BUSY_LOAD = 1.0  # one-minute load average above which a comparison would measure the neighbours
+import paired
+
+PAGE = paired.DOCS / "methods" / "ls-llama.md"
 
 
 def read_bench_rows(count: int) -> tuple[list[Any], list[str]]:
@@ -68,15 +63,15 @@ class Job:
 
 
 def train_ours(job: Job) -> dict[str, float]:
-    from camelid import labelling, models, prediction
+    from camelid import bases, labelling, models, prediction
     from camelid.reading import Reading
 
-    plan, base, reading = job.plan, models.open_base("smollm2-135m"), Reading(256)
-    settings = {"kind": "label", "classes": job.classes, "pooling": "last", "attention": "causal"}
+    plan, base, reading = job.plan, bases.open_base("smollm2-135m"), Reading(256)
+    settings = {"kind": "label", "classes": job.classes, "pooling": "last"}
     model = models.label_model(base, settings, plan, reading)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        labelling.fit(model, base.tokenizer, job.rows, [], reading, plan, Path(folder))
+        labelling.fit(model, base.tokenizer, job.rows, [], plan, Path(folder))
         seconds = time.perf_counter() - started
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     found = trained(job, base, seconds, last_epoch_loss([line["loss"] for line in lines], job.epochs))
@@ -90,10 +85,10 @@ def train_ours(job: Job) -> dict[str, float]:
 
 def trained(job: Job, base: Any, seconds: float, loss: float) -> dict[str, float]:
     """Figures of a training run; "work" are the products of a forward and a backward pass through all layers."""
-    from camelid import models
+    from camelid import bases
 
     tokens = sum(map(len, base.tokenizer([row.text for row in job.rows])["input_ids"])) * job.epochs
-    work = 4.0 * models.parameter_count(base.config) * tokens
+    work = 4.0 * bases.parameter_count(base.config) * tokens
     return {"rate": tokens / seconds, "seconds": seconds, "loss": loss, "work": work}
 
 
@@ -102,9 +97,9 @@ def train_theirs(job: Job, *, tuned: bool, bfloat16: bool, all_layers: bool = Fa
     import torch
     import transformers
 
-    from camelid import models
+    from camelid import bases, models
 
-    plan, base = job.plan, models.open_base("smollm2-135m")
+    plan, base = job.plan, bases.open_base("smollm2-135m")
     torch.manual_seed(job.seed)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         base.source, num_labels=len(job.classes), dtype=torch.bfloat16 if bfloat16 else None
@@ -168,11 +163,11 @@ def last_epoch_loss(losses: list[float], epochs: int) -> float:
 
 
 def predict_ours(job: Job) -> dict[str, float]:
-    from camelid import models, prediction
+    from camelid import bases, models, prediction
     from camelid.reading import Reading
 
-    base, reading = models.open_base("smollm2-135m"), Reading(256)
-    settings = {"kind": "label", "classes": job.classes, "pooling": "last", "attention": "causal"}
+    base, reading = bases.open_base("smollm2-135m"), Reading(256)
+    settings = {"kind": "label", "classes": job.classes, "pooling": "last"}
     model = models.merge(models.label_model(base, settings, job.plan, reading))
     started = time.perf_counter()
     prediction.predict(model, base.tokenizer, job.rows, reading)
@@ -182,9 +177,9 @@ def predict_ours(job: Job) -> dict[str, float]:
 def predict_theirs(job: Job, *, batch_size: int) -> dict[str, float]:
     import transformers
 
-    from camelid import models
+    from camelid import bases
 
-    base = models.open_base("smollm2-135m")
+    base = bases.open_base("smollm2-135m")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(base.source, num_labels=len(job.classes))
     model.config.pad_token_id = base.tokenizer.pad_token_id
     classifier: Any = transformers.pipeline("text-classification", model=model, tokenizer=base.tokenizer)
@@ -195,10 +190,10 @@ def predict_theirs(job: Job, *, batch_size: int) -> dict[str, float]:
 
 def predicted(job: Job, base: Any, seconds: float) -> dict[str, float]:
     """Figures of a prediction run: rows a second."""
-    from camelid import models
+    from camelid import bases
 
     tokens = sum(map(len, base.tokenizer([row.text for row in job.rows])["input_ids"]))
-    work = 2.0 * models.parameter_count(base.config) * tokens
+    work = 2.0 * bases.parameter_count(base.config) * tokens
     return {"rate": len(job.rows) / seconds, "seconds": seconds, "loss": 0.0, "work": work}
 
 
@@ -229,8 +224,6 @@ PAIRS = [
 
 def work(name: str, options: argparse.Namespace) -> None:
     """One measurement, in this process; prints a JSON line."""
-    import resource
-
     import transformers
 
     from camelid import data, environment
@@ -243,57 +236,33 @@ def work(name: str, options: argparse.Namespace) -> None:
     found = CONTESTANTS[name](Job(rows, classes, options.epochs, options.seed, test_rows))
     peak = max(peak, environment.products_per_second("float32", 1.0))
     found["utilisation"] = found.pop("work") / found["seconds"] / peak
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print("RESULT " + json.dumps(found))
-
-
-def measure(name: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
-    """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--work", name, "--rows", str(options.rows), "--epochs", str(options.epochs)]
-    command += ["--seed", str(seed), "--test-rows", str(options.test_rows)]
-    output = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        raise SystemExit(f"{name} failed:\n{output.stderr[-2000:]}")
-    return json.loads(lines[0].removeprefix("RESULT "))
+    paired.report_result(found)
 
 
 def summarise(
     ours: str, theirs: str, what: str, reference: bool, rounds: list[dict[str, Any]], size: dict[str, int]
 ) -> dict[str, Any]:
-    """One line of results.jsonl: medians of both and the ratio within each round."""
+    """One line of results.jsonl."""
     pairs = [(found[ours], found[theirs]) for found in rounds]
-    ratios = [left["rate"] / right["rate"] for left, right in pairs]
-    median = lambda key, side: round(statistics.median(pair[side][key] for pair in pairs), 3)  # noqa: E731
-    scored = all("accuracy" in side for side in pairs[0])
-    accuracies = [[round(pair[side]["accuracy"], 4) for pair in pairs] for side in (0, 1)] if scored else []
-    return {
-        "name": what,
-        "ours": median("rate", 0),
-        "theirs": median("rate", 1),
-        "ratio_median": round(statistics.median(ratios), 2),
-        "ratio_min": round(min(ratios), 2),
-        "ratio_max": round(max(ratios), 2),
-        "pairs": len(pairs),
+    facts: dict[str, Any] = {
         **size,
-        "loss": [median("loss", 0), median("loss", 1)],
-        "peak_mb": [median("peak_mb", 0), median("peak_mb", 1)],
-        "utilisation": [median("utilisation", 0), median("utilisation", 1)],
-        **({"accuracy": accuracies} if scored else {}),
-        "machine": machine(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
-        **({"reference": True} if reference else {}),
+        **{key: [paired.median(pairs, side, key) for side in (0, 1)] for key in ("loss", "utilisation")},
     }
+    if all("accuracy" in side for side in pairs[0]):
+        facts["accuracy"] = [[round(pair[side]["accuracy"], 4) for pair in pairs] for side in (0, 1)]
+    return paired.compare(what, pairs, **facts) | ({"reference": True} if reference else {})
 
 
 def write_page() -> None:
     """The newest result of each comparison, as the table in docs/methods/ls-llama.md."""
-    newest = {line["name"]: line for line in map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())}
     rows = [
         "| comparison | ours | theirs | ratio (median, range) | pairs | rows x epochs | loss | peak MB | utilisation |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, line in newest.items():
+    names = [name for _, _, name, _ in PAIRS]
+    for name, line in paired.newest().items():
+        if name not in names:
+            continue
         ratio = f"**{line['ratio_median']:.2f}** ({line['ratio_min']:.2f} to {line['ratio_max']:.2f})"
         size = f"{line['rows']} x {line['epochs']}" if any(line["loss"]) else f"{line['rows']}"
         pairs = [
@@ -302,16 +271,7 @@ def write_page() -> None:
         ]
         cells = [name, f"{line['ours']:.0f}", f"{line['theirs']:.0f}", ratio, str(line["pairs"]), size, *pairs]
         rows.append(f"| {' | '.join(cells)} |")
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- FIGURES:speed -->\n).*?(<!-- /FIGURES:speed -->)", re.DOTALL)
-    table = "\n".join(rows)
-    PAGE.write_text(pattern.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
-
-
-def machine() -> str:
-    import torch
-
-    return f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    paired.write_between(PAGE, "speed", "\n".join(rows))
 
 
 def main() -> None:
@@ -327,24 +287,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         return work(options.work, options)
-    load = os.getloadavg()[0]
-    if load > BUSY_LOAD and not options.anyway:
-        raise SystemExit(f"the machine is busy (load {load:.1f}); wait, or use --anyway")
+    paired.check_quiet(options.anyway)
     pairs = [pair for pair in PAIRS if not options.only or pair[1] in options.only]
     names = list(dict.fromkeys(name for pair in pairs for name in pair[:2]))
-    rounds: list[dict[str, Any]] = []
-    for number in range(options.rounds):
-        order = random.Random(number).sample(names, len(names))
-        rounds.append({})
-        for name in order:
-            rounds[-1][name] = measure(name, number, options)
-            print(f"round {number + 1} {name}: {rounds[-1][name]}", flush=True)
-    with RESULTS.open("a", encoding="utf-8") as out:
-        for ours, theirs, what, reference in pairs:
-            size = {"rows": options.rows, "epochs": options.epochs}
-            line = summarise(ours, theirs, what, reference, rounds, size)
-            out.write(json.dumps(line) + "\n")
-            print(json.dumps(line))
+    arguments = ["--rows", str(options.rows), "--epochs", str(options.epochs), "--test-rows", str(options.test_rows)]
+    rounds = paired.run_rounds(__file__, names, options.rounds, arguments)
+    size = {"rows": options.rows, "epochs": options.epochs}
+    paired.keep([summarise(*pair, rounds, size) for pair in pairs])
     return write_page()
 
 

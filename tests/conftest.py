@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ SPLIT_NAMES = {
     "sst2": ("train", "dev"),
     "banking77": ("train", "test"),
     "wnut17": ("train", "dev"),
+    "moderation": ("train", "dev"),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {
@@ -220,6 +222,11 @@ def invoke(*arguments: object) -> Result:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def fields_of(output: str) -> dict[str, str]:
+    """The lines that a command printed in two columns, by name."""
+    return dict(re.findall(r"^ *([a-z][a-z _]+?)  (\S.*)$", output, re.MULTILINE))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from camelid.surgery.attention_mask import build_mask, choices_mask
+from camelid.surgery.attention_mask import build_mask, tree_mask
 
 
 def readable(mask: torch.Tensor) -> list[str]:
@@ -31,7 +31,7 @@ def test_bidirectional_reads_all_text_and_no_padding() -> None:
     assert readable(unpadded) == ["11", "11"]
 
 
-def test_choices_do_not_see_each_other() -> None:
-    """Body of two tokens, choice 1 of one, choice 2 of two, one padding token, behind a prefix of one."""
-    mask = choices_mask(1, torch.tensor([[0, 0, 1, 2, 2, -1]]))
-    assert readable(mask) == ["1100000", "1110000", "1111000", "1110100", "1110110", "1110001"]
+def test_a_tree_reads_its_ancestors_only() -> None:
+    """Behind a front of one: a root, its child, two children of that child, and a second tree of two tokens."""
+    mask = tree_mask([-1, 0, 1, 1, -1, 4], front=1)
+    assert readable(mask) == ["1100000", "1110000", "1111000", "1110100", "1000010", "1000011"]

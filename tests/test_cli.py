@@ -19,7 +19,7 @@ import pytest
 from camelid import cli, methods
 from camelid.errors import UserError
 from camelid.runs import read_manifest
-from conftest import Camelid, labelled_rows, own_rows, tagged_rows, write_csv, write_jsonl
+from conftest import Camelid, fields_of, labelled_rows, own_rows, tagged_rows, write_csv, write_jsonl
 
 CLASSES = ["cross", "glad", "plain"]
 
@@ -31,11 +31,6 @@ def recipe_of(folder: Path) -> dict[str, Any]:
 def read_csv(path: Path, separator: str = ",") -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter=separator))
-
-
-def fields_of(output: str) -> dict[str, str]:
-    """The lines of `check` by name."""
-    return dict(re.findall(r"^ *([a-z][a-z _]+?)  (\S.*)$", output, re.MULTILINE))
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

@@ -20,11 +20,13 @@ import pytest
 from packaging.requirements import Requirement
 from pydantic import Field
 
-from camelid import data, environment, methods, models, recipe
+from camelid import bases, data, environment, inventory, methods, recipe
+from camelid.engines import Completion
+from camelid.engines.cache import Cache
 from camelid.environment import Finding
 from camelid.errors import UserError
 from camelid.recipe import comment_recipe, copy_recipe, field_names, read_recipe
-from conftest import Camelid, own_rows
+from conftest import Camelid, fields_of, own_rows
 
 TWEETS = [
     ("negative", "0.9", "the queue at the desk never moves"),
@@ -200,19 +202,19 @@ def test_models_lists_what_is_at_hand(camelid: Camelid, cache: Path, no_wheels: 
 
 
 def test_models_with_empty_caches(camelid: Camelid, cache: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    file = tmp_path / "wheel" / models.EMBEDDED_FILE
+    file = tmp_path / "wheel" / bases.EMBEDDED_FILE
     file.parent.mkdir()
     file.write_bytes(bytes(2 << 20))
-    monkeypatch.setattr(models, "_embedded_file", lambda: file)
+    monkeypatch.setattr(bases, "find_embedded", lambda: file)
     shown = camelid("models")
     assert "  smollm2-135m     2 MB  installed, converted on first use\n" in shown.output
     assert "converted from .gguf files  none\nfetched from the hub  none\n" in shown.output
     done = cache / "models" / f"{file.stem}-0123456789ab"
     done.mkdir(parents=True)
     (done / "config.json").touch()
-    assert models.describe_embedded().remark == "installed, converted"
+    assert inventory.describe_embedded().remark == "installed, converted"
     file.unlink()
-    problem = models.describe_embedded().problem
+    problem = inventory.describe_embedded().problem
     assert problem is not None
     assert problem.fix.startswith("pip install")
 
@@ -222,7 +224,7 @@ def test_models_of_a_folder_tells_its_facts(camelid: Camelid, tiny_model: Path) 
     norms, 9,280 in all; three of them and a last norm of 32 are 27,872. Embedding and head have 300x32 = 9,600 each."""
     shown = camelid("models", tiny_model)
     assert shown.exit_code == 0
-    told = dict(re.findall(r"^ *([a-z][a-z ]+?)  (\S.*)$", shown.output, re.MULTILINE))
+    told = fields_of(shown.output)
     assert told["read from"] == str(tiny_model)
     assert told["architecture"] == "LlamaForCausalLM"
     assert told["layers"] == "3"
@@ -230,27 +232,42 @@ def test_models_of_a_folder_tells_its_facts(camelid: Camelid, tiny_model: Path) 
     assert told["heads"] == "4, 2 for keys and values"
     assert told["vocabulary"] == "300"
     assert told["longest text"] == "512 tokens"
-    assert told["precision"].startswith(f"auto is {models.resolve_precision('auto')} on ")
+    assert told["precision"].startswith(f"auto is {bases.resolve_precision('auto')} on ")
     assert told["precision"].endswith("stored in float32")
     assert told["chat template"] == "no"
     assert told["special tokens"] == "begin none, end <|end|>, padding <|end|>"
-    loaded = models.load_lm(models.open_base(str(tiny_model)), "float32")
+    loaded = bases.load_lm(bases.open_base(str(tiny_model)), "float32")
     total = sum(parameter.numel() for parameter in loaded.parameters())
     assert total == 27_872 + 2 * 9_600
     config = loaded.config
-    assert models.parameter_count(config) == 27_872
+    assert bases.parameter_count(config) == 27_872
     assert told["parameters"] == "0.0M: layers 0.0M, embedding 0.0M, head 0.0M"
 
 
 def test_parameters_of_a_base_that_shares_its_embedding(tiny_model: Path) -> None:
     """With 3,000,000 words and a width of 32 the embedding alone has 96M."""
-    base = models.open_base(str(tiny_model))
+    base = bases.open_base(str(tiny_model))
     base.config.vocab_size = 3_000_000
-    facts = dict(models.describe_base(base))
+    facts = dict(inventory.describe_base(base))
     assert facts["parameters"] == "192.0M: layers 0.0M, embedding 96.0M, head 96.0M"
     base.config.tie_word_embeddings = True
-    facts = dict(models.describe_base(base))
+    facts = dict(inventory.describe_base(base))
     assert facts["parameters"] == "96.0M: layers 0.0M, embedding 96.0M, the head shares the embedding"
+
+
+def test_the_cache_tells_what_it_holds_and_removes_some(camelid: Camelid, cache: Path) -> None:
+    kept = Cache()
+    for number in range(3):
+        kept.put(f"key {number}", Completion(f"answer {number}", "end"), "local [abc] float32")
+    kept.get(["key 0", "key 1", "nothing"])
+    kept.close()
+    shown = camelid("cache").output
+    assert "3 answers" in shown
+    assert "40% of 5 answers came from it" in shown
+    assert "local [abc] float32" in shown, "brackets are no markup"
+    assert "served 2, made 3" in shown
+    assert "3 answers removed" in camelid("cache", "--engine", "local [abc] float32").output
+    assert "0 answers" in camelid("cache").output
 
 
 def test_models_of_nothing_says_so(camelid: Camelid) -> None:
@@ -267,7 +284,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No measuring: bfloat16 at a tenth of the speed of float32."""
     speeds = {"float32": 5e10, "bfloat16": 5e9}
     monkeypatch.setattr(environment, "products_per_second", lambda precision: speeds[precision])
-    monkeypatch.setattr(models, "resolve_precision", lambda precision: "float32")
+    monkeypatch.setattr(bases, "resolve_precision", lambda precision: "float32")
 
 
 def test_doctor_says_a_line_a_thing_and_ends_well(
@@ -302,7 +319,7 @@ def test_doctor_ends_with_1_when_something_stops_a_run(
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_doctor_keeps_its_columns(camelid: Camelid, quick: None, cache: Path, monkeypatch: Any, width: int) -> None:
-    monkeypatch.setattr("camelid.cli.screen.width", width)
+    monkeypatch.setattr("camelid.screen.out.width", width)
     lines = [line.rstrip() for line in camelid("doctor").output.splitlines()]
     assert max(map(len, lines)) <= width
     assert all(re.match(r"(ok|note|problem) {2,}\S| {24}\S|\d+ (note|problem)|$", line) for line in lines)
@@ -416,7 +433,7 @@ def test_the_measured_speeds_check_auto(
 ) -> None:
     found = dict(zip(("float32", "bfloat16"), speeds, strict=True))
     monkeypatch.setattr(environment, "products_per_second", lambda precision: found[precision] * 1e9)
-    monkeypatch.setattr(models, "resolve_precision", lambda precision: auto)
+    monkeypatch.setattr(bases, "resolve_precision", lambda precision: auto)
     *_, precision, speed = environment.check_device()
     assert precision.value.startswith(f"auto is {auto}: ")
     assert speed.state == state

@@ -11,10 +11,10 @@ import pytest
 
 from camelid import data
 from camelid.data import crowd_tweets
-from camelid.data.columns import LONGEST_TEXT
+from camelid.data.columns import LONGEST_TEXT, annotation_shape, flag_shape, preference_shape
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Labelled, Tagged
+from camelid.rows import Labelled, Message, Tagged
 from conftest import SPLIT_NAMES, labelled_rows, own_rows, tagged_rows, write_csv, write_jsonl
 
 
@@ -378,13 +378,14 @@ def test_no_inputs(tmp_path: Path) -> None:
 
 
 def test_named_sets_are_the_files_of_the_folder() -> None:
-    assert data.named_sets() == ["banking77", "crowd-tweets", "emotion", "sst2", "wnut17"]
+    labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "wnut17"]
+    assert data.named_sets() == sorted([*labelled, "hh-harmless", "moderation", "oral-history", "weak-to-strong"])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
     assert data.is_tagged("wnut17:dev")
     assert not data.is_tagged("r.csv")
 
 
-@pytest.mark.parametrize("name", SPLIT_NAMES)
+@pytest.mark.parametrize("name", ["banking77", "emotion", "sst2", "wnut17"])
 def test_readers_of_named_sets(name: str, named_data: Path) -> None:
     expected = [
         Labelled(str(n), f"{{}}.jsonl line {n + 1}", row["text"], row["label"])
@@ -401,6 +402,52 @@ def test_readers_of_named_sets(name: str, named_data: Path) -> None:
 
 def _content(row: Labelled | Tagged) -> tuple[Any, Any]:
     return (row.text, row.label) if isinstance(row, Labelled) else (row.tokens, row.tags)
+
+
+def test_moderation_keeps_unknown_unknown(named_data: Path) -> None:
+    """Categories that a row does not have are absent, not false; the narrower ones are left to their parents."""
+    rows = data.read_rows("moderation:dev")
+    assert [row.flags for row in rows] == [
+        {name: bool(value) for name, value in row.items() if name in ("S", "H", "V", "HR", "SH")}
+        for row in own_rows("moderation")
+    ]
+    assert "H" not in rows[2].flags
+    assert rows[1].messages[0].content == own_rows("moderation")[1]["prompt"]
+
+
+def test_a_set_of_another_kind_is_refused(named_data: Path) -> None:
+    with pytest.raises(UserError, match="the set moderation holds flags, and labels or tags are wanted"):
+        data.read_splits(Data(train="moderation"), 0)
+    with pytest.raises(UserError, match="the set emotion holds labels, and flags are wanted"):
+        data.read_rows("emotion", shape=flag_shape("prompt", ["S"]))
+
+
+def test_flags_of_a_file(tmp_path: Path) -> None:
+    """1, true and yes; 0, false and no; an empty cell is unknown; anything else is a problem that names its row."""
+    shape = flag_shape("said", ["a", "b"])
+    path = write_csv(tmp_path / "r.csv", [{"said": "x", "a": "1", "b": ""}, {"said": "y", "a": "No", "b": "true"}])
+    assert [row.flags for row in data.read_rows(str(path), shape=shape)] == [{"a": True}, {"a": False, "b": True}]
+    path = write_csv(tmp_path / "w.csv", [{"said": "x", "a": "maybe", "b": "1"}])
+    with pytest.raises(UserError, match=r"column 'a' holds neither 1 nor 0 in 1 row: w\.csv line 2"):
+        data.read_rows(str(path), shape=shape)
+
+
+def test_annotations_and_pairs_of_a_file(tmp_path: Path) -> None:
+    table = [{"said": "x", "t": "3", "who": "Ann", "good": "yes", "bad": "no"}]
+    path = write_jsonl(tmp_path / "r.jsonl", table)
+    [row] = data.read_rows(str(path), shape=annotation_shape("said", {"topic": "t"}, "who"))
+    assert (row.text, row.labels, row.group) == ("x", {"topic": "3"}, "Ann")
+    [pair] = data.read_rows(str(path), shape=preference_shape("said", "good", "bad"))
+    assert (pair.prompt, pair.chosen, pair.rejected) == ((Message("user", "x"),), "yes", "no")
+    with pytest.raises(UserError, match="has no column 'worse'"):
+        data.read_rows(str(path), shape=preference_shape("said", "good", "worse"))
+
+
+def test_a_set_that_is_on_no_hub_says_where_it_is_had(named_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAMELID_DATA")
+    with pytest.raises(UserError, match="CAMELID_DATA is not set") as raised:
+        data.read_rows("moderation")
+    assert "moderation-api-release" in raised.value.fix
 
 
 def test_a_named_set_brings_its_own_splits(named_data: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from camelid import models
+from camelid import bases, models
 from camelid.batches import Tokens, collate_rows
 from camelid.labelling import freeze_states, over_epochs
 from camelid.objectives import cross_entropy
@@ -21,9 +21,9 @@ ROWS = [Tokens("0", [3, 9, 5, 11, 4], [0]), Tokens("1", [8, 2], [1]), Tokens("2"
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
 def test_training_from_frozen_states_is_training_the_whole(tiny_model: Path, attention: str) -> None:
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": attention}
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "sight": {"attention": attention}}
     plan = Plan(adapt_from_layer=2, precision="float32", batch_rows=3, epochs=1)
-    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), settings, plan, Reading(16))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -47,9 +47,9 @@ def test_training_from_frozen_states_is_training_the_whole(tiny_model: Path, att
 
 
 def test_nothing_is_kept_when_every_layer_is_trained(tiny_model: Path) -> None:
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "causal"}
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean"}
     plan = Plan(precision="float32")
-    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), settings, plan, Reading(16))
     assert freeze_states(model, ROWS, plan, 0) is None
 
 
@@ -64,9 +64,9 @@ def test_an_architecture_that_cannot_be_split_is_told_apart() -> None:
 
 
 def test_padding_of_frozen_states_is_never_read(tiny_model: Path) -> None:
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "bidirectional"}
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "sight": {"attention": "bidirectional"}}
     plan = Plan(adapt_from_layer=2, precision="float32")
-    model = models.label_model(models.open_base(str(tiny_model)), settings, plan, Reading(16)).eval()
+    model = models.label_model(bases.open_base(str(tiny_model)), settings, plan, Reading(16)).eval()
     frozen = freeze_states(model, ROWS, plan, 0)
     assert frozen is not None
     batch = frozen.attach(collate_rows(ROWS, 0), range(3))

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import camelid
 from camelid.cli import ALIASES
 from camelid.recipe import Data, Model, Plan
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "camelid"
 DOCS = ROOT / "docs"
+MODULES = {path.stem for path in SOURCE.iterdir()}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 METHOD, TRAINING, ESTIMATORS = DOCS / "methods" / "ls-llama.md", DOCS / "training.md", DOCS / "estimators.md"
 TABLES = {"model": Model, "data": Data, "plan": Plan}
@@ -86,10 +88,39 @@ def test_options_exist(page: Path) -> None:
         assert option in OWN or option in ALIASES or len(ends) == 1, option
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_python_compiles(page: Path) -> None:
-    for code in blocks(page, "python"):
-        compile(code, str(page), "exec")
+def defined_in(module: str) -> set[str]:
+    """Public names of a camelid module, read from its source; for the package its modules too."""
+    if module == "camelid":
+        return {*camelid.__all__, *MODULES}
+    path = SOURCE.joinpath(*module.split(".")[1:])
+    found: set[str] = set()
+    for node in ast.parse(text_of(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def names_of_camelid(code: str) -> set[tuple[str, str]]:
+    """(module, name) of all that the code imports from camelid or reaches through one of its modules."""
+    tree = ast.parse(code)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    found = {(str(node.module), name.name) for node in imports for name in node.names}
+    found = {(module, name) for module, name in found if module.partition(".")[0] == "camelid"}
+    modules = {"camelid": "camelid"} | {name: f"{module}.{name}" for module, name in found if name in MODULES}
+    reached = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    names = [(node.value.id, node.attr) for node in reached if isinstance(node.value, ast.Name)]
+    return found | {(modules[module], name) for module, name in names if module in modules}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_compiles_and_names_what_exists(page: Path) -> None:
+    code = "\n".join(blocks(page, "python"))
+    compile(code, str(page), "exec")
+    names = names_of_camelid(code)
+    assert names
+    assert {(module, name) for module, name in names if name not in defined_in(module)} == set()
 
 
 def test_the_estimators_table_is_their_parameters() -> None:

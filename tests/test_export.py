@@ -10,7 +10,6 @@ import copy
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from tokenizers import Regex, normalizers, pre_tokenizers
 from torch import Tensor
 
-from camelid import export, models
+from camelid import bases, export, gguf_file, models
 from camelid.errors import UserError
 from camelid.prediction import predict_with
 from camelid.reading import Reading
@@ -31,14 +29,10 @@ from camelid.recipe import Plan
 from camelid.rows import Labelled
 from conftest import Camelid, make_tokenizer
 
-LABELS = {"kind": "label", "classes": ["no", "yes", "maybe"], "pooling": "last", "attention": "causal"}
-TAGS = {"kind": "token", "classes": ["O", "B-x"], "attention": "causal"}
+LABELS = {"kind": "label", "classes": ["no", "yes", "maybe"], "pooling": "last"}
+TAGS = {"kind": "token", "classes": ["O", "B-x"]}
 LANGUAGE = {"kind": "language"}
 TEXTS = ["The queue was long", "a", "Our landlord made me shout at a lamp, and twice", "The end<|end|>"]
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def make_base(folder: Path, *, special: tuple[str, ...] = ("<|spare|>",), **changes: Any) -> Path:
@@ -70,7 +64,7 @@ def make_base(folder: Path, *, special: tuple[str, ...] = ("<|spare|>",), **chan
 
 def make_handle(base: Path, folder: Path, settings: dict[str, Any], **plan: Any) -> Path:
     """A trained model as `models.save` writes it, with adapters (or all weights) and head at random."""
-    opened = models.open_base(str(base))
+    opened = bases.open_base(str(base))
     values = Plan(**{"lora_rank": 4, "precision": "float32"} | plan)
     if settings["kind"] == "language":
         model: Any = models.language_model(
@@ -97,13 +91,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def handles(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Handles by kind; read them only."""
     root = tmp_path_factory.mktemp("handles")
-    kinds = {"label": LABELS | {"temperature": 2.0}, "token": TAGS, "language": LANGUAGE}
+    kinds = {"label": LABELS | {"rescaling": {"temperature": 2.0}}, "token": TAGS, "language": LANGUAGE}
     return {name: make_handle(base, root / name, settings) for name, settings in kinds.items()}
 
 
 def tokens_of(base: Path) -> Tensor:
     """One row of ids, special ones and those without a token included."""
-    return torch.arange(models.open_base(str(base)).config.vocab_size)[None, ::3]
+    return torch.arange(bases.open_base(str(base)).config.vocab_size)[None, ::3]
 
 
 def peft_logits(base: Path, handle: Path, ids_BT: Tensor) -> Tensor:
@@ -202,7 +196,7 @@ def test_tagger_in_plain_transformers(handles: dict[str, Path], tmp_path: Path) 
 )
 def test_other_tasks_of_a_classifier(task: str, problem: str, base: Path, tmp_path: Path) -> None:
     """A regression's unit goes into the head; its mean does not fit there and is told."""
-    handle = make_handle(base, tmp_path / "handle", LABELS | {"task": task, "mean": 3.5, "std": 2.0})
+    handle = make_handle(base, tmp_path / "handle", LABELS | {"task": task, "rescaling": {"mean": 3.5, "std": 2.0}})
     lines = export.export_run(handle, tmp_path / "plain")
     config = json.loads((tmp_path / "plain" / "config.json").read_text())
     assert config["problem_type"] == problem
@@ -228,7 +222,7 @@ def test_language_model_in_plain_transformers(kind: str, base: Path, handles: di
     bare = transformers.AutoModelForCausalLM.from_pretrained(base)
     assert (lm_logits(bare, ids_BT) - expected).abs().max() > 0.1, "the adapter does something"
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "plain")
-    assert tokenizer(TEXTS)["input_ids"] == models.open_base(str(base)).tokenizer(TEXTS)["input_ids"]
+    assert tokenizer(TEXTS)["input_ids"] == bases.open_base(str(base)).tokenizer(TEXTS)["input_ids"]
 
 
 def test_padding_is_a_token_no_text_ends_with() -> None:
@@ -335,7 +329,7 @@ def test_gguf_holds_config_and_tokenizer(base: Path, handles: dict[str, Path], t
     assert {name: fields.get(name) for name in expected} == expected
     assert not {"tokenizer.ggml.bos_token_id", "tokenizer.chat_template"} & set(fields)
     tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    tokenizer = models.open_base(str(base)).tokenizer
+    tokenizer = bases.open_base(str(base)).tokenizer
     assert tokens == [*tokenizer.convert_ids_to_tokens(range(301)), "[PAD301]", "[PAD302]", "[PAD303]"]
     control, normal, unused = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL, gguf.TokenType.UNUSED
     assert kinds == [control, *[normal] * 299, control, *[unused] * 3]
@@ -392,58 +386,15 @@ def test_weights_beyond_float16_are_refused(base: Path, tmp_path: Path) -> None:
     assert names_beside(tmp_path / "tiny.gguf") == ["handle"]
 
 
-def split_by(*steps: Any, normalizer: Any = None, whole_words: bool = False) -> Any:
-    """A byte-level tokenizer with these pre-tokenizers."""
-    made = make_tokenizer()
-    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(steps)) if len(steps) > 1 else steps[0]
-    if normalizer:
-        made.backend_tokenizer.normalizer = normalizer
-    made.backend_tokenizer.model.ignore_merges = whole_words
-    return made
-
-
-def test_pre_tokenizers_by_name() -> None:
-    """As the tokenizer.json of SmolLM2, LLaMA 3, Qwen 2 and GPT-2 have them."""
-    level, bare = pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.ByteLevel(False, use_regex=False)
-    llama3 = pre_tokenizers.Split(Regex(LLAMA3), "isolated")
-    qwen2 = pre_tokenizers.Split(Regex(LLAMA3.replace("{1,3}", "")), "isolated")
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    assert export.pre_tokenizer(split_by(level)) == "gpt-2"
-    assert export.pre_tokenizer(split_by(digits, level)) == "smollm"
-    assert export.pre_tokenizer(split_by(llama3, bare, whole_words=True)) == "llama-bpe"
-    assert export.pre_tokenizer(split_by(qwen2, bare, normalizer=normalizers.NFC())) == "qwen2"
-    unknown = [
-        split_by(pre_tokenizers.Whitespace()),
-        split_by(pre_tokenizers.ByteLevel(add_prefix_space=True)),
-        split_by(pre_tokenizers.Digits(individual_digits=False), level),
-        split_by(llama3, bare),
-        split_by(qwen2, bare, whole_words=True),
-        split_by(llama3, level, whole_words=True),
-        split_by(level, normalizer=normalizers.Lowercase()),
-    ]
-    for tokenizer in unknown:
-        with pytest.raises(UserError, match="none of the ways GGUF export knows"):
-            export.pre_tokenizer(tokenizer)
-
-
-def test_sentencepiece_is_refused() -> None:
-    """LLaMA 2's tokenizer: BPE over characters with bytes to fall back on, and no pre-tokenizer."""
-    pieces = {"<unk>": 0, "▁": 1, "a": 2}
-    bare = tokenizers.Tokenizer(tokenizers.models.BPE(pieces, [], byte_fallback=True, unk_token="<unk>"))
-    bare.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    with pytest.raises(UserError, match="no SentencePiece"):
-        export.pre_tokenizer(transformers.PreTrainedTokenizerFast(tokenizer_object=bare))
-
-
 # refusals
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (LABELS | {"attention": "bidirectional"}, "reads its text in both directions"),
+        (LABELS | {"sight": {"attention": "bidirectional"}}, "reads its text in both directions"),
         (LABELS | {"pooling": "mean"}, "pools by mean"),
-        (TAGS | {"attention": "bidirectional"}, "reads its text in both directions"),
+        (TAGS | {"sight": {"attention": "bidirectional"}}, "reads its text in both directions"),
     ],
 )
 def test_what_transformers_cannot_express(settings: dict[str, Any], said: str, base: Path, tmp_path: Path) -> None:
@@ -485,21 +436,6 @@ def test_wrong_requests(handles: dict[str, Path], tmp_path: Path) -> None:
     assert taken.read_text() == "mine"
 
 
-def test_architectures_and_positions_gguf_does_not_have(base: Path) -> None:
-    opened = models.open_base(str(base))
-    export.check_llama(opened)
-    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
-    for config, said in (
-        (transformers.MistralConfig(), "is a mistral model"),
-        (transformers.LlamaConfig(rope_parameters=yarn), "scales its positions by 'yarn'"),
-        (transformers.LlamaConfig(attention_bias=True), "has biases"),
-        (transformers.LlamaConfig(hidden_act="gelu"), "activation"),
-    ):
-        with pytest.raises(UserError, match=said) as caught:
-            export.check_llama(replace(opened, config=config))
-        assert "convert_hf_to_gguf.py" in caught.value.fix
-
-
 @pytest.mark.parametrize(
     "fault", ["rows in another order", "forgotten merge", "another weight", "another weight merged"]
 )
@@ -508,7 +444,7 @@ def test_what_answers_differently_is_not_kept(
 ) -> None:
     """The comparisons before and after writing are real ones."""
     if fault == "rows in another order":
-        monkeypatch.setattr(export, "in_neighbours", lambda weight_XD, heads: weight_XD)
+        monkeypatch.setattr(gguf_file, "in_neighbours", lambda weight_XD, heads: weight_XD)
     elif fault == "forgotten merge":
         monkeypatch.setattr(models, "merge", _drop_adapters)
     else:

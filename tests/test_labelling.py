@@ -14,11 +14,11 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from camelid import methods, models
+from camelid import bases, methods, models
 from camelid.batches import Batch, Tokens, collate_rows
 from camelid.data import read_splits
 from camelid.errors import UserError
-from camelid.heads import LabelModel, attention_spans, run_trunk
+from camelid.heads import Sight, attention_spans, build_head, run_trunk
 from camelid.labelling import balanced_weights, fit_temperature
 from camelid.methods.classify.ls_llama import answered, mask_tokens
 from camelid.objectives import binary_cross_entropy, cross_entropy, squared_error
@@ -28,6 +28,12 @@ from camelid.recipe import Data, Plan
 from camelid.rows import Labelled
 from camelid.training import trainable
 from conftest import batch_of, invoke, labelled_rows, tiny_trunk, write_csv, write_jsonl
+
+
+@pytest.fixture
+def on_tweets(tiny_model: Path, tweets_csv: Path) -> dict[str, Any]:
+    """Fields of a run on `tweets_csv` that adapts every layer."""
+    return {"data.train": str(tweets_csv), "model.base": str(tiny_model), "plan.adapt_from_layer": 0}
 
 
 def many_rows() -> list[dict[str, Any]]:
@@ -52,22 +58,10 @@ def number_rows() -> list[dict[str, Any]]:
 def test_a_whole_run(task: str, tiny_model: Path, tmp_path: Path) -> None:
     rows = many_rows() if task == "multi-label" else number_rows()
     source = write_jsonl(tmp_path / "rows.jsonl", rows)
-    options = ["--task", task, "--model", tiny_model, "--tuning", "full", "--epochs", 12, "--learning-rate", 1e-2]
     out = tmp_path / "run"
-    result = invoke(
-        "run",
-        "ls-llama",
-        "--data",
-        source,
-        *options,
-        "--batch-rows",
-        8,
-        "--adapt-from-layer",
-        0,
-        "--compare",
-        "--out",
-        out,
-    )
+    options = ["--data", source, "--task", task, "--model", tiny_model, "--compare", "--out", out]
+    options += ["--tuning", "full", "--epochs", 12, "--learning-rate", 1e-2, "--batch-rows", 8, "--adapt-from-layer", 0]
+    result = invoke("run", "ls-llama", *options)
     assert result.exit_code == 0, result.output
     scores = json.loads((out / "scores.json").read_text())["held_out"]
     assert scores["task"] == task
@@ -175,19 +169,14 @@ def test_the_temperature_is_found_again(true: float) -> None:
     assert fit_temperature(logits, drawn) == pytest.approx(true, rel=0.05)
 
 
-def test_calibration_is_saved_and_changes_no_label(tiny_model: Path, tweets_csv: Path, tmp_path: Path) -> None:
-    options = {
-        "data.train": str(tweets_csv),
-        "model.base": str(tiny_model),
-        "plan.epochs": 2,
-        "plan.adapt_from_layer": 0,
-    }
+def test_calibration_is_saved_and_changes_no_label(on_tweets: dict[str, Any], tmp_path: Path) -> None:
     found = {}
     for calibrate in (True, False):
-        folder = methods.run("ls-llama", options | {"calibrate": calibrate}, out=tmp_path / str(calibrate))
+        options = on_tweets | {"plan.epochs": 2, "calibrate": calibrate}
+        folder = methods.run("ls-llama", options, out=tmp_path / str(calibrate))
         handle = json.loads((folder / "model" / "handle.json").read_text())
         lines = (folder / "predictions" / "label-supervision.jsonl").read_text().splitlines()
-        found[calibrate] = handle["settings"]["temperature"], [json.loads(line) for line in lines]
+        found[calibrate] = handle["settings"]["rescaling"]["temperature"], [json.loads(line) for line in lines]
     assert found[False][0] == 1.0 != found[True][0]
     for left, right in zip(found[True][1], found[False][1], strict=True):
         assert left["predicted"] == right["predicted"]
@@ -196,11 +185,37 @@ def test_calibration_is_saved_and_changes_no_label(tiny_model: Path, tweets_csv:
         assert [*left["probabilities"].values()] == pytest.approx(expected.tolist(), rel=1e-6)
 
 
+UNUSUAL = {"attention": "bidirectional", "unmasked": [1, 2], "reads_padding": True, "pack_tokens": 8}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "kind": "label",
+            "classes": ["a", "b"],
+            "pooling": "max",
+            "sight": UNUSUAL,
+            "task": "multi-label",
+            "rescaling": {"temperature": 2.0, "mean": 3.0, "std": 4.0},
+        },
+        {"kind": "token", "classes": ["O", "B-x"], "sight": UNUSUAL},
+        {"kind": "language", "sight": UNUSUAL},
+    ],
+    ids=lambda settings: settings["kind"],
+)
+def test_settings_build_the_model_they_came_from(settings: dict[str, Any]) -> None:
+    """No value is its default, so one that got lost on the way would show."""
+    built = build_head(settings, tiny_trunk()).settings()
+    assert json.loads(json.dumps(built)) == settings
+
+
 def test_spans_of_attention() -> None:
-    assert attention_spans("causal", None, 6) == [(0, 6, "causal")]
-    assert attention_spans("bidirectional", None, 6) == [(0, 6, "bidirectional")]
-    assert attention_spans("bidirectional", (2, 4), 6) == [(0, 2, "causal"), (2, 4, "bidirectional"), (4, 6, "causal")]
-    assert attention_spans("bidirectional", (3, 99), 6) == [(0, 3, "causal"), (3, 6, "bidirectional")]
+    assert attention_spans(Sight("causal"), 6) == [(0, 6, "causal")]
+    assert attention_spans(Sight("bidirectional"), 6) == [(0, 6, "bidirectional")]
+    middle = [(0, 2, "causal"), (2, 4, "bidirectional"), (4, 6, "causal")]
+    assert attention_spans(Sight("bidirectional", (2, 4)), 6) == middle
+    assert attention_spans(Sight("bidirectional", (3, 99)), 6) == [(0, 3, "causal"), (3, 6, "bidirectional")]
 
 
 def test_a_range_of_layers_is_unmasked() -> None:
@@ -209,20 +224,19 @@ def test_a_range_of_layers_is_unmasked() -> None:
     row, changed = [3, 9, 5, 11], [3, 9, 5, 30]
     states = {}
     for unmasked in (None, [0, 3], [1, 2], [2, 3]):
-        model = LabelModel(trunk, ["a", "b"], "last", "bidirectional", unmasked=unmasked)
+        sight = Sight("bidirectional", unmasked)
         with torch.no_grad():
-            states[str(unmasked)] = [run_trunk(model, batch_of([ids]))[0] for ids in (row, changed)]
+            states[str(unmasked)] = [run_trunk(trunk, sight, batch_of([ids]))[0] for ids in (row, changed)]
     whole, same = states["None"], states["[0, 3]"]
     torch.testing.assert_close(whole[0], same[0], atol=1e-6, rtol=0)
     for before, after in states.values():
         assert (before[0] - after[0]).abs().max() > 1e-5
     assert (states["[1, 2]"][0] - states["[2, 3]"][0]).abs().max() > 1e-5
-    causal = LabelModel(trunk, ["a", "b"], "last", "causal")
     below: list[torch.Tensor] = []
     hook = trunk.layers[1].register_forward_hook(lambda module, inputs, output: below.append(output))
     with torch.no_grad():
-        run_trunk(LabelModel(trunk, ["a", "b"], "last", "bidirectional", unmasked=[2, 3]), batch_of([row]))
-        run_trunk(causal, batch_of([row]))
+        run_trunk(trunk, Sight("bidirectional", [2, 3]), batch_of([row]))
+        run_trunk(trunk, Sight("causal"), batch_of([row]))
     hook.remove()
     assert torch.equal(below[0], below[1]), "below the range nothing changed"
 
@@ -240,16 +254,9 @@ def test_masked_tokens_are_told_at_the_one_before() -> None:
     assert len(mask_tokens([1, 2], 7, 0.2, random.Random(0)).labels) == 1
 
 
-def test_mntp_trains_the_adapter_that_label_supervision_starts_from(
-    tiny_model: Path, tweets_csv: Path, tmp_path: Path
-) -> None:
-    options = {
-        "data.train": str(tweets_csv),
-        "model.base": str(tiny_model),
-        "plan.epochs": 1,
-        "plan.adapt_from_layer": 0,
-    }
-    options |= {"attention": "bidirectional", "mntp_epochs": 2, "plan.learning_rate": 1e-2}
+def test_mntp_trains_the_adapter_that_label_supervision_starts_from(on_tweets: dict[str, Any], tmp_path: Path) -> None:
+    options = on_tweets | {"plan.epochs": 1, "plan.learning_rate": 1e-2}
+    options |= {"attention": "bidirectional", "mntp_epochs": 2}
     folder = methods.run("ls-llama", options, out=tmp_path / "run")
     lines = [json.loads(line) for line in (folder / "adapted" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -258,7 +265,7 @@ def test_mntp_trains_the_adapter_that_label_supervision_starts_from(
     assert first[0]["loss"] != first[1]["loss"], "label supervision starts from the adapted weights"
     adapted, base = models.load_handle(folder / "adapted")
     plan = Plan(lora_rank=16, lora_alpha=32)
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "bidirectional"}
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "sight": {"attention": "bidirectional"}}
     model = models.label_model(base, settings, plan, Reading(16), folder / "adapted")
     weights = dict(adapted.trunk.named_parameters())
     started = {name: value for name, value in model.trunk.named_parameters() if "lora_B" in name}
@@ -266,14 +273,9 @@ def test_mntp_trains_the_adapter_that_label_supervision_starts_from(
     assert all(torch.equal(value, weights[name]) and value.abs().sum() > 0 for name, value in started.items())
 
 
-def test_instruction_tuning_is_a_rival_over_seeds(tiny_model: Path, tweets_csv: Path, tmp_path: Path) -> None:
-    options = {
-        "data.train": str(tweets_csv),
-        "model.base": str(tiny_model),
-        "plan.epochs": 8,
-        "plan.adapt_from_layer": 0,
-    }
-    options |= {"plan.tuning": "full", "plan.learning_rate": 5e-3, "instruct": True, "seeds": 2}
+def test_instruction_tuning_is_a_rival_over_seeds(on_tweets: dict[str, Any], tmp_path: Path) -> None:
+    options = on_tweets | {"plan.epochs": 8, "plan.tuning": "full", "plan.learning_rate": 5e-3}
+    options |= {"instruct": True, "seeds": 2}
     folder = methods.run("ls-llama", options, out=tmp_path / "run")
     scores = json.loads((folder / "scores.json").read_text())
     assert set(scores["held_out"]["systems"]) == {"instruction tuning", "label supervision"}
@@ -287,9 +289,9 @@ def test_instruction_tuning_is_a_rival_over_seeds(tiny_model: Path, tweets_csv: 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_a_language_model_is_saved_and_loaded(tuning: str, tiny_model: Path, tmp_path: Path) -> None:
-    base = models.open_base(str(tiny_model))
+    base = bases.open_base(str(tiny_model))
     plan = Plan(tuning=tuning, precision="float32")  # type: ignore[arg-type]
-    model = models.language_model(base, {"attention": "causal"}, plan)
+    model = models.language_model(base, {}, plan)
     with torch.no_grad():
         for parameter in trainable(model).values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
@@ -305,7 +307,7 @@ def test_a_language_model_is_saved_and_loaded(tuning: str, tiny_model: Path, tmp
 
 
 def test_the_answer_is_told_token_by_token(tiny_model: Path) -> None:
-    tokenizer = models.open_base(str(tiny_model)).tokenizer
+    tokenizer = bases.open_base(str(tiny_model)).tokenizer
     row = answered(tokenizer, "Text: hm\nLabel:", " glad<|end|>")
     answer = tokenizer(" glad<|end|>")["input_ids"]
     assert row.labels == answer
@@ -328,11 +330,10 @@ def test_the_answer_is_told_token_by_token(tiny_model: Path) -> None:
     ],
 )
 def test_contradictions_are_told(
-    options: dict[str, Any], message: str, tiny_model: Path, tweets_csv: Path, tmp_path: Path
+    options: dict[str, Any], message: str, on_tweets: dict[str, Any], tmp_path: Path
 ) -> None:
-    common = {"data.train": str(tweets_csv), "model.base": str(tiny_model), "plan.adapt_from_layer": 0}
     with pytest.raises(UserError) as raised:
-        methods.run("ls-llama", common | options, out=tmp_path / "run")
+        methods.run("ls-llama", on_tweets | options, out=tmp_path / "run")
     assert any(message in problem.what for problem in raised.value.all())
 
 

@@ -37,6 +37,28 @@ def test_macro_f1_leaves_out_classes_that_never_occur() -> None:
     assert metrics.macro_f1(gold, found, 5) == pytest.approx(f1_score(gold, found, average="macro"))
 
 
+def test_weighted_f1_by_hand() -> None:
+    """Gold 0 0 0 1 2, found 0 0 1 1 1. F1 of class 0: 2 hits, 3 gold, 2 found, 4/5; class 1: 1, 1, 3, 2/4; class 2: 0.
+    Macro (0.8 + 0.5) / 3; weighted by gold rows (3 * 0.8 + 1 * 0.5) / 5."""
+    gold, found = np.array([0, 0, 0, 1, 2]), np.array([0, 0, 1, 1, 1])
+    np.testing.assert_allclose(metrics.f1_by_class(gold, found, 3), [0.8, 0.5, 0.0])
+    assert metrics.macro_f1(gold, found, 3) == pytest.approx(0.433333, abs=1e-6)
+    assert metrics.weighted_f1(gold, found, 3) == pytest.approx(0.58)
+    assert metrics.accuracy(gold, found) == 0.6
+    # a label that only a reply without value gets, and no gold row has, carries no weight
+    assert metrics.weighted_f1(gold, np.array([0, 0, 3, 1, 1]), 4) == pytest.approx((3 * 0.8 + 2 / 3) / 5)
+
+
+def test_weighted_f1_equals_scikit_learn(answers: tuple[np.ndarray, np.ndarray]) -> None:
+    gold, found = answers
+    gold = np.where(gold == 3, 0, gold)  # uneven, and class 3 only found
+    assert metrics.weighted_f1(gold, found, 4) == pytest.approx(f1_score(gold, found, average="weighted"))
+    draws = Draws(200, seed=3, resamples=5)
+    sampled = metrics.weighted_of(metrics.resampled_confusions(gold, found, 4, draws))
+    expected = [f1_score(gold[drawn], found[drawn], average="weighted") for drawn in draws]
+    np.testing.assert_allclose(sampled, expected)
+
+
 def test_bootstrap_interval_is_near_the_normal_one(answers: tuple[np.ndarray, np.ndarray]) -> None:
     """Accuracy p on n rows has standard error sqrt(p (1 - p) / n); 1.96 of it on either side."""
     gold, found = answers

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from camelid import models
+from camelid import bases, models
 from camelid.batches import Tokens, collate_rows
-from camelid.heads import run_trunk
+from camelid.heads import LabelModel, run_trunk
 from camelid.labelling import freeze_states, over_epochs
 from camelid.objectives import cross_entropy
 from camelid.reading import Reading
@@ -26,10 +27,10 @@ ROWS = [
 ]
 
 
-def model_of(tiny_model: Path, attention: str, **plan: object) -> models.LabelModel:
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": attention}
+def model_of(tiny_model: Path, attention: str, **plan: object) -> LabelModel:
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "sight": {"attention": attention}}
     values = Plan(precision="float32", batch_rows=5, epochs=1, **plan)  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), settings, values, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), settings, values, Reading(16))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -62,7 +63,7 @@ def test_packed_equals_separate(tiny_model: Path, attention: str, first: int) ->
     assert (batch.states_BTD is not None) == bool(first)
     results = []
     for tokens in (0, 8, 64):
-        model.pack_tokens = tokens
+        model.sight = replace(model.sight, pack_tokens=tokens)
         model.zero_grad()
         terms, _ = cross_entropy(model, batch)
         terms["loss"].backward()
@@ -74,11 +75,10 @@ def test_packed_equals_separate(tiny_model: Path, attention: str, first: int) ->
 
 
 def test_a_packed_row_does_not_read_its_neighbour(tiny_model: Path) -> None:
-    model = model_of(tiny_model, "bidirectional").eval()
-    model.pack_tokens = 64
+    model = model_of(tiny_model, "bidirectional", pack_tokens=64).eval()
     other = copy.deepcopy(ROWS)
     other[0] = Tokens("0", [12, 13, 14, 15, 16], [0])
     with torch.no_grad():
-        before, after = (run_trunk(model, collate_rows(rows, 0)) for rows in (ROWS, other))
+        before, after = (run_trunk(model.trunk, model.sight, collate_rows(rows, 0)) for rows in (ROWS, other))
     assert not torch.allclose(before[0, :5], after[0, :5])
     torch.testing.assert_close(before[1:], after[1:], atol=1e-6, rtol=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from camelid import models
+from camelid import bases, models
 from camelid.batches import Tokens
 from camelid.prediction import logits_by_row
 from camelid.reading import Reading
@@ -15,23 +15,23 @@ from camelid.recipe import Plan
 
 
 def test_auto_is_bfloat16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert models.resolve_precision("float32") == "float32"
-    assert models.resolve_precision("bfloat16") == "bfloat16"
-    if models.device().type != "cpu":
+    assert bases.resolve_precision("float32") == "float32"
+    assert bases.resolve_precision("bfloat16") == "bfloat16"
+    if bases.device().type != "cpu":
         pytest.skip("asks the CPU")
     for native, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert models.resolve_precision("auto") == expected
+        assert bases.resolve_precision("auto") == expected
 
 
 def test_bfloat16_trunk_with_a_float32_head(tiny_model: Path) -> None:
     """Frozen weights bfloat16, everything trainable float32, logits float32 and near those of the float32 model."""
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "attention": "bidirectional"}
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "mean", "sight": {"attention": "bidirectional"}}
     rows = [Tokens("0", [3, 9, 5, 11], [0]), Tokens("1", [8, 2], [1])]
     logits = {}
     for precision in ("float32", "bfloat16"):
-        model = models.label_model(models.open_base(str(tiny_model)), settings, Plan(precision=precision), Reading(16))
+        model = models.label_model(bases.open_base(str(tiny_model)), settings, Plan(precision=precision), Reading(16))
         dtypes = {p.requires_grad: p.dtype for p in model.parameters()}
         assert dtypes == {True: torch.float32, False: getattr(torch, precision)}
         logits[precision] = torch.stack(logits_by_row(model, rows, 0))

@@ -12,9 +12,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelid import models
+from camelid import bases
 from camelid.batches import Tokens, collate_rows
-from camelid.heads import LabelModel, pool_windows, run_trunk
+from camelid.heads import LabelModel, Rescaling, Sight, pool_windows, run_trunk
 from camelid.reading import Reading, cut_windows, tokenise
 from camelid.rows import Labelled, Tagged
 from conftest import tiny_trunk
@@ -63,7 +63,7 @@ def test_labels_of_every_kind(tiny_model: Path) -> None:
     batch = collate_rows(tokenise(tokenizer, rows, many, Reading(8)), 0)
     assert batch.labels_N.tolist() == [[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     assert batch.counts == {"loss": 6}
-    number = SimpleNamespace(task="regression", classes=[], mean=2.0, std=4.0)
+    number = SimpleNamespace(task="regression", classes=[], rescaling=Rescaling(mean=2.0, std=4.0))
     rows = [Labelled("0", "here", "one", 10.0), Labelled("1", "here", "two", 0.0)]
     batch = collate_rows(tokenise(tokenizer, rows, number, Reading(8)), 0)
     assert batch.labels_N.tolist() == [[2.0], [-0.5]]
@@ -75,7 +75,7 @@ def test_labels_of_every_kind(tiny_model: Path) -> None:
 @pytest.mark.parametrize("pooling", ["last", "mean", "max"])
 def test_windows_are_pooled_into_rows(pooling: str) -> None:
     torch.manual_seed(3)
-    model = LabelModel(tiny_trunk(), ["a", "b"], pooling, "causal").eval()  # type: ignore[arg-type]
+    model = LabelModel(tiny_trunk(), ["a", "b"], pooling, Sight()).eval()  # type: ignore[arg-type]
     rows = [Tokens("0", [3, 9, 5], [0], further=([5, 11, 4], [4, 7])), Tokens("1", [8, 2], [1])]
     batch = collate_rows(rows, 0)
     assert batch.row_B is not None
@@ -121,13 +121,13 @@ def test_the_papers_padding_is_read(tiny_model: Path) -> None:
     """Rows are padded to the longest of their thousand, and unmasked attention and mean then read the padding."""
     tokenizer = tokenizer_of(tiny_model)
     rows = [Labelled(str(n), "here", text, "a") for n, text in enumerate(("short", "a much longer text than that"))]
-    base = models.open_base(str(tiny_model))
+    base = bases.open_base(str(tiny_model))
     torch.manual_seed(0)
-    trunk = models.load_trunk(base, "float32")
+    trunk = bases.load_trunk(base, "float32")
     answers = {}
     for padding in (False, True):
         torch.manual_seed(1)
-        model = LabelModel(trunk, ["a", "b"], "mean", "bidirectional", reads_padding=padding).eval()
+        model = LabelModel(trunk, ["a", "b"], "mean", Sight("bidirectional", reads_padding=padding)).eval()
         tokens = tokenise(tokenizer, rows, model, Reading(64, reads_padding=padding))
         with torch.no_grad():
             alone, together = model(collate_rows(tokens[:1], 0)), model(collate_rows(tokens, 0))[:1]
@@ -135,7 +135,7 @@ def test_the_papers_padding_is_read(tiny_model: Path) -> None:
         answers[padding] = alone
         if padding:  # the mean is over all positions of the padded row
             with torch.no_grad():
-                hidden = run_trunk(model, collate_rows(tokens[:1], 0))
+                hidden = run_trunk(trunk, model.sight, collate_rows(tokens[:1], 0))
                 torch.testing.assert_close(alone, model.head(hidden.mean(dim=1)), atol=1e-5, rtol=0)
         assert collate_rows(tokens[:1], 0).ids_BT.shape[1] == len(tokens[1 if padding else 0].ids)
     assert (answers[True] - answers[False]).abs().max() > 1e-4

@@ -679,7 +679,7 @@ def test_calibration_before_and_after(tmp_path: Path) -> None:
     """Right 4 of 6 = 0.6667. ECE after: 0.8 - 0.6667; before: 0.64 / 0.68 - 0.6667; of the one that is always sure: 1 -
     0.6667. Brier: (4 * 0.08 + 2 * 1.28) / 6, (8 * 0.0588^2 + 4 * 0.9412^2) / 6 and 2 * 2 / 6. NLL after: -(4 log 0.8 +
     2 log 0.2) / 6."""
-    _, page = read_page(calibrated_run(tmp_path / "run", settings={"temperature": 2.0}))
+    _, page = read_page(calibrated_run(tmp_path / "run", settings={"rescaling": {"temperature": 2.0}}))
     table = page.under(**{"aria-label": "calibration table"})
     values = re.sub(r"\d\.\d+ to \d\.\d+|\d+\.\d+ to \d+\.\d+", "", table).split("NLL ↓ ")[1].split()
     assert " ".join(values) == (
@@ -694,7 +694,7 @@ def test_calibration_before_and_after(tmp_path: Path) -> None:
 def test_the_reliability_diagram_is_drawn_to_scale(tmp_path: Path) -> None:
     """Both dots at 2/3 of the height between the paddings; confidence 0.8 as it is, 0.64 / 0.68 before. The bin (0.7,
     0.8] has a bar. The whisker ends at Wilson's (0.300, 0.903) of 4 in 6."""
-    html, _ = read_page(calibrated_run(tmp_path / "run", settings={"temperature": 2.0}))
+    html, _ = read_page(calibrated_run(tmp_path / "run", settings={"rescaling": {"temperature": 2.0}}))
     panel = drawings(html, "calibration", "panel")[0]
     assert panel.elements[0][1]["aria-label"] == "accuracy against confidence: 6 rows said 80.0 %, right 66.7 %"
     dots = [(a["cx"], float(a["cy"])) for tag, a in panel.elements if tag == "circle"]
@@ -719,7 +719,7 @@ def test_bins_have_bars_as_high_as_their_rows() -> None:
 
 
 def test_calibration_without_temperature_has_no_before(tmp_path: Path) -> None:
-    for name, handle in {"old": {}, "one": {"settings": {"temperature": 1.0}}}.items():
+    for name, handle in {"old": {}, "one": {"settings": {"rescaling": {"temperature": 1.0}}}}.items():
         _, page = read_page(calibrated_run(tmp_path / name, **handle))
         text = page.under(id="calibration")
         assert "before" not in text
@@ -728,7 +728,7 @@ def test_calibration_without_temperature_has_no_before(tmp_path: Path) -> None:
 
 
 def test_a_temperature_set_on_the_scored_rows_is_confessed(tmp_path: Path) -> None:
-    folder = calibrated_run(tmp_path / "run", settings={"temperature": 2.0})
+    folder = calibrated_run(tmp_path / "run", settings={"rescaling": {"temperature": 2.0}})
     entry = json.loads((folder / "scores.json").read_text())["held_out"]
     change(folder / "scores.json", held_out=entry | {"split": "dev"})
     assert "These are the same dev rows" in read_page(folder)[1].under(id="calibration")

@@ -7,7 +7,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from camelid import models, recipe, runs
 from camelid.errors import UserError
-from camelid.rows import Labelled
+from camelid.rows import Judged, Labelled, iterate_rows
 from camelid.runs import Run, next_folder, open_run, read_manifest, reopen_run, sha256, slug, write_json
 
 ROWS = [Labelled("0", "t.csv line 2", "fine \u2028 😀", "glad"), Labelled("1", "t.csv line 3", "well", "cross")]
@@ -241,6 +241,78 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 def test_the_manifest_of_something_else(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     assert refused(tmp_path)[0] == f"{tmp_path / 'manifest.json'} was not written by camelid"
+
+
+def judged(row: Any, outcome: str = "value") -> Judged:
+    return Judged(row.id, row.origin, outcome, row.id if outcome == "value" else None, "timeout")
+
+
+def numbered(count: int) -> Iterator[Labelled]:
+    return (Labelled(str(number), f"line {number}", "x" * number, "") for number in range(count))
+
+
+def ids_in(path: Path) -> list[str]:
+    return [row.id for row in iterate_rows(path)]
+
+
+def test_a_map_goes_on_behind_the_last_whole_line(tmp_path: Path) -> None:
+    """Killed in the second chunk and in the middle of a line: no row twice, none missing, none kept is judged again."""
+    seen: list[str] = []
+
+    def judge(rows: Sequence[Any]) -> list[Judged]:
+        seen.extend(row.id for row in rows)
+        if "3" in seen[-len(rows) :] and seen.count("3") == 1:
+            raise Killed
+        return [judged(row) for row in rows]
+
+    with pytest.raises(Killed), start(tmp_path / "r") as run:
+        run.map("judged", numbered(8), judge, chunk=3)
+    part = tmp_path / "r" / "judged.jsonl.part"
+    part.write_bytes(part.read_bytes() + b'{"row": "Judged", "id": "3", "ori')
+    with reopen_run(tmp_path / "r") as run:
+        path = run.map("judged", numbered(8), judge, chunk=3)
+        assert ids_in(path) == [str(number) for number in range(8)]
+        assert run.map("judged", iter(()), judge) == path, "a finished stage asks for nothing"
+    assert [seen.count(str(number)) for number in range(8)] == [1, 1, 1, 2, 2, 2, 1, 1]
+    assert read_manifest(tmp_path / "r")["stages"]["judged"]["rows"] == 8
+
+
+def test_a_map_holds_one_chunk_at_a_time(tmp_path: Path) -> None:
+    read = 0
+
+    def rows() -> Iterator[Labelled]:
+        nonlocal read
+        for row in numbered(20):
+            read += 1
+            yield row
+
+    def judge(taken: Sequence[Any]) -> list[Judged]:
+        assert len(taken) <= 4
+        assert read - len(list((tmp_path / "r" / "judged.jsonl.part").open())) <= 4
+        return [judged(row) for row in taken]
+
+    with start(tmp_path / "r") as run:
+        run.map("judged", rows(), judge, chunk=4)
+    assert read == 20
+
+
+def test_a_map_stops_when_everything_fails(tmp_path: Path) -> None:
+    """One failure among others is an outcome; a chunk of nothing else ends the run, and its rows are asked again."""
+
+    def judge(rows: Sequence[Any]) -> list[Judged]:
+        return [judged(row, "failed" if int(row.id) >= 3 else "value") for row in rows]
+
+    expected = pytest.raises(UserError, match="all of the last 4 rows failed, the first for: timeout")
+    with expected, start(tmp_path / "r") as run:
+        run.map("judged", numbered(12), judge, chunk=4)
+    with reopen_run(tmp_path / "r") as run:
+        path = run.map("judged", numbered(12), lambda rows: [judged(row) for row in rows], chunk=4)
+    assert [row.outcome for row in iterate_rows(path)] == ["value"] * 3 + ["failed"] + ["value"] * 8
+
+
+def test_a_map_gives_one_row_for_each(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="not one row for each"), start(tmp_path / "r") as run:
+        run.map("judged", numbered(3), lambda rows: [judged(row) for row in rows[1:]])
 
 
 def test_the_lock_refuses_a_second_process(tmp_path: Path) -> None:

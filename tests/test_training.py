@@ -22,7 +22,7 @@ import torch
 import transformers
 from torch import nn
 
-from camelid import models
+from camelid import bases, models
 from camelid.batches import Batch, EpochBatches, StreamBatches, Tokens, bucketed_order, collate_rows, sorted_batches
 from camelid.errors import UserError
 from camelid.labelling import over_epochs
@@ -31,7 +31,7 @@ from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.training import group_parameters, schedule, train
 
-SETTINGS = {"kind": "label", "classes": ["a", "b", "c"], "pooling": "last", "attention": "causal"}
+SETTINGS = {"kind": "label", "classes": ["a", "b", "c"], "pooling": "last"}
 CPU_PLAN = {"precision": "float32", "learning_rate": 1e-2, "batch_rows": 6, "lora_rank": 4}
 
 
@@ -47,7 +47,7 @@ def trained(tiny_model: Path, folder: Path, **values: object) -> tuple[nn.Module
     """A model after training on the ragged rows, and its metrics lines."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = Plan(**{**CPU_PLAN, **values})  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     train(model, over_epochs(ragged_rows(), plan, 0), cross_entropy, plan, folder=folder)
     return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -80,7 +80,7 @@ def test_the_loss_is_the_mean_over_rows(tiny_model: Path, tmp_path: Path) -> Non
     plan = Plan(**{**CPU_PLAN, "epochs": 1})
     batches = over_epochs(ragged_rows(), plan, 0)
     assert [sum(batch.counts["loss"] for batch in batches(step)) for step in range(4)].count(2) == 1
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16)).eval()
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16)).eval()
     (first,) = batches(0)
     with torch.no_grad():
         expected = nn.functional.cross_entropy(model(first), first.labels_N).item()
@@ -108,7 +108,7 @@ def test_groups_have_values_of_their_own(tiny_model: Path, tmp_path: Path) -> No
         {"match": "layers.2.*lora_B", "weight_decay": 0.3},
     ]
     plan = Plan(**{**CPU_PLAN, "groups": groups})  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in group_parameters(model, plan) for p in g["params"]}
     assert found.keys() == trainable(model).keys()
@@ -147,7 +147,7 @@ def test_each_term_is_divided_by_its_own_count(tiny_model: Path, tmp_path: Path)
     logs = []
     for accumulate in (1, 3):
         plan = Plan(**{**CPU_PLAN, "epochs": 1, "accumulate": accumulate})  # type: ignore[arg-type]
-        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+        model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
         folder = tmp_path / str(accumulate)
         train(model, Counted(over_epochs(ragged_rows(), plan, 0)), two_terms, plan, folder=folder)  # type: ignore[arg-type]
         logs.append([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
@@ -156,7 +156,7 @@ def test_each_term_is_divided_by_its_own_count(tiny_model: Path, tmp_path: Path)
             assert left[name] == pytest.approx(right[name], rel=1e-4)
         assert left["rows"] == right["rows"] == 1.0, "a metric is divided by the count of the first term"
     plan = Plan(**{**CPU_PLAN, "epochs": 1})  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     (batch,) = over_epochs(ragged_rows(), plan, 0)(0)
     terms, _ = two_terms(model, batch)
     (terms["loss"] / len(batch.labels_N) + terms["size"] / batch.tokens).backward()
@@ -171,7 +171,7 @@ def test_a_term_that_counts_nothing_in_a_step_adds_nothing(tiny_model: Path, tmp
 
     plan = Plan(**{**CPU_PLAN, "epochs": 1})  # type: ignore[arg-type]
     plain, lines = trained(tiny_model, tmp_path / "plain", epochs=1)
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     batches = over_epochs(ragged_rows(), plan, 0)
 
     class Counted:
@@ -214,7 +214,7 @@ def run_scripted(
     tiny_model: Path, folder: Path, scores: list[float], after: Any = None, **values: object
 ) -> tuple[nn.Module, list[Any]]:
     plan = Plan(**{**CPU_PLAN, "epochs": 6, "checkpoint_seconds": 0.0, **values})  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     batches = over_epochs(ragged_rows(), plan, 0)
     train(model, batches, cross_entropy, plan, folder=folder, evaluate=scripted(scores), after_step=after)
     return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -230,7 +230,7 @@ def test_the_best_weights_are_kept(tiny_model: Path, tmp_path: Path) -> None:
     kept: dict[str, torch.Tensor] = {}
     model_at: dict[int, dict[str, torch.Tensor]] = {}
     plan = Plan(**{**CPU_PLAN, "epochs": 4, "keep": "best"})  # type: ignore[arg-type]
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
 
     def note(step: int) -> None:
         model_at[step] = {name: value.clone() for name, value in trainable(model).items()}
@@ -293,7 +293,7 @@ def test_a_stream_goes_round_and_its_position_is_saved(tiny_model: Path, tmp_pat
     plan = Plan(**{**CPU_PLAN, "checkpoint_seconds": 0.0})  # type: ignore[arg-type]
 
     def run(folder: Path, after: Any = None) -> tuple[nn.Module, str]:
-        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+        model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
         train(model, stream(), cross_entropy, plan, folder=folder, after_step=after)
         return model, (folder / "metrics.jsonl").read_text()
 
@@ -328,7 +328,7 @@ def test_a_tracker_that_is_not_installed_is_told(
 
 def test_weights_move_at_a_small_rate(tiny_model: Path, tmp_path: Path) -> None:
     """A bfloat16 weight near 1 would not move by AdamW steps of 1e-5; ours are float32."""
-    start = trainable(models.label_model(models.open_base(str(tiny_model)), SETTINGS, Plan(**CPU_PLAN), Reading(16)))
+    start = trainable(models.label_model(bases.open_base(str(tiny_model)), SETTINGS, Plan(**CPU_PLAN), Reading(16)))
     start = {name: value.clone() for name, value in start.items()}
     model, _ = trained(tiny_model, tmp_path, learning_rate=1e-5, precision="bfloat16", epochs=1)
     moved = trainable(model)
@@ -339,7 +339,7 @@ def test_weights_move_at_a_small_rate(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_full_training_moves_every_layer(tiny_model: Path, tmp_path: Path) -> None:
     plan = Plan(**{**CPU_PLAN, "tuning": "full"})
-    start = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    start = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
     model, _ = trained(tiny_model, tmp_path, tuning="full", learning_rate=1e-3, epochs=1)
     still = [n for n, p in model.named_parameters() if p.ndim > 1 and torch.equal(p, start.get_parameter(n))]
     assert still == []
@@ -350,7 +350,7 @@ def test_full_training_moves_every_layer(tiny_model: Path, tmp_path: Path) -> No
 
 
 def test_adapt_from_layer_leaves_the_lower_layers_alone(tiny_model: Path) -> None:
-    base = models.open_base(str(tiny_model))
+    base = bases.open_base(str(tiny_model))
     for value, first in ((1, 1), ("half", 1), ("two-thirds", 2)):  # of 3 layers
         plan = Plan(**{**CPU_PLAN, "adapt_from_layer": value})
         names = trainable(models.label_model(base, SETTINGS, plan, Reading(16)))
@@ -362,7 +362,7 @@ def test_adapt_from_layer_leaves_the_lower_layers_alone(tiny_model: Path) -> Non
 
 def test_a_loss_that_is_not_finite_stops(tiny_model: Path, tmp_path: Path) -> None:
     plan = Plan(**CPU_PLAN)
-    model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+    model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
 
     def broken(model: nn.Module, batch: object) -> object:
         terms, metrics = cross_entropy(model, batch)  # type: ignore[arg-type]
@@ -381,7 +381,7 @@ def test_dropout_and_all_resume_exactly(tiny_model: Path, tmp_path: Path) -> Non
         folder.mkdir()
         plan = Plan(**{**CPU_PLAN, **options})  # type: ignore[arg-type]
         batches = over_epochs(ragged_rows(), plan, 0)
-        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+        model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
 
         def interrupt(step: int, stop: int = stop) -> None:
             if step > stop:
@@ -411,7 +411,7 @@ def test_extra_state_is_checkpointed(tiny_model: Path, tmp_path: Path) -> None:
             counter.weight.fill_(step)
 
     for _ in range(2):  # the second call finds the finished checkpoint and must restore the counter from it
-        model = models.label_model(models.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
+        model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
         train(model, batches, cross_entropy, plan, folder=tmp_path, after_step=count, state={"counter": counter})
         assert counter.weight.item() == batches.steps
         with torch.no_grad():

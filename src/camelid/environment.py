@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 
 import camelid
 from camelid import data, hub
+from camelid.cache import cache_folder
 
 GB = 2**30
 # the libraries (0.65 GB) and the embedded model in float32 (0.5 GB), before any activation
@@ -141,18 +142,18 @@ def check_memory() -> Finding:
 
 def check_disk() -> Finding:
     """The folder for converted models: whether it can be written, and the room on its disk."""
-    from camelid import models
+    from camelid import inventory
 
-    cache = models.cache_folder()
+    cache = cache_folder()
     place = next(folder for folder in (cache, *cache.parents) if folder.exists())
     remedy = "Set CAMELID_CACHE to a folder of yours with room."
     if not place.is_dir() or not os.access(place, os.W_OK):
-        state = "note" if models.list_converted() else "problem"  # what has been converted can still be read
+        state = "note" if inventory.list_converted() else "problem"  # what has been converted can still be read
         return Finding("cache", f"{cache} cannot be written", state, remedy)
     free = shutil.disk_usage(place).free
     value = f"{cache}, {show_bytes(free)} free"
     if free < LEAST_DISK:
-        return Finding("cache", value, "note" if models.list_converted() else "problem", remedy)
+        return Finding("cache", value, "note" if inventory.list_converted() else "problem", remedy)
     return Finding("cache", value, "note", remedy) if free < SOME_DISK else Finding("cache", value)
 
 
@@ -160,15 +161,15 @@ def check_device() -> Iterator[Finding]:
     """Where models run, the number format "auto" stands for, and whether the measured speeds agree with it."""
     import torch
 
-    from camelid import models
+    from camelid import bases
 
-    device = models.device()
+    device = bases.device()
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory
         yield Finding("device", f"{torch.cuda.get_device_name(device)}, {show_bytes(memory)}")
     else:
         yield Finding("device", device.type)
-    auto = models.resolve_precision("auto")
+    auto = bases.resolve_precision("auto")
     native = "native bfloat16" if auto == "bfloat16" else "no native bfloat16"
     yield Finding("precision", f"auto is {auto}: {native}")
     speeds = {name: products_per_second(name) / 1e9 for name in ("float32", "bfloat16")}
@@ -188,9 +189,9 @@ def products_per_second(precision: str, seconds: float = 0.3) -> float:
     """
     import torch
 
-    from camelid import models
+    from camelid import bases
 
-    where, kind = models.device(), getattr(torch, precision)
+    where, kind = bases.device(), getattr(torch, precision)
     rows, width, inner = (512, 576, 1536) if where.type == "cpu" else (8192, 4096, 4096)
     left, right = (torch.randn(size, width, device=where, dtype=kind) for size in (rows, inner))
     torch.nn.functional.linear(left, right).sum().item()  # the first one also chooses and loads a kernel
@@ -203,9 +204,9 @@ def products_per_second(precision: str, seconds: float = 0.3) -> float:
 
 def check_embedded() -> Iterator[Finding]:
     """The model and the data sets that come as wheels; without them a run needs a model or rows of its own."""
-    from camelid import models
+    from camelid import inventory
 
-    embedded = models.describe_embedded()
+    embedded = inventory.describe_embedded()
     found = {embedded.spec: (embedded.remark, embedded.problem)}
     for name in data.named_sets():
         if "embedded" in data.places_of(name).values():

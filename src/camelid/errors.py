@@ -9,7 +9,7 @@ class UserError(Exception):
     """A mistake in the user's input: `what` happened and where, and the `fix`.
 
     `also` holds further problems found in the same look, so that one run of `camelid check` names them all.
-    cli.py prints each as two lines and exits with status 2; library callers catch it like any exception.
+    The command line prints each as two lines and exits with status 2; library callers catch it like any exception.
     """
 
     def __init__(self, what: str, fix: str = "", also: Sequence[UserError] = ()) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from camelid import labelling, models, prediction, runs
+from camelid import bases, labelling, models, prediction, runs
 from camelid.errors import UserError
 from camelid.evaluation import curve_scores
 from camelid.reading import Reading
@@ -90,19 +90,13 @@ class _TextEstimator(BaseEstimator):
             raise UserError(f"class_weight = {self.class_weight!r}", 'It can be None or "balanced".')
         named = {name: value for name, value in self.get_params().items() if name in Plan.model_fields}
         plan = Plan(**named | (self.plan or {}))
-        base = models.open_base(self.base)
-        self.model_ = models.label_model(base, {"attention": self.attention, **settings}, plan, self._reading())
+        base = bases.open_base(self.base)
+        settings = {**settings, "sight": {"attention": self.attention}}
+        self.model_ = models.label_model(base, settings, plan, self._reading())
         self.tokenizer_ = base.tokenizer
         with tempfile.TemporaryDirectory() as folder:
             labelling.fit(
-                self.model_,
-                self.tokenizer_,
-                rows,
-                [],
-                self._reading(),
-                plan,
-                Path(folder),
-                balanced=self.class_weight == "balanced",
+                self.model_, self.tokenizer_, rows, [], plan, Path(folder), balanced=self.class_weight == "balanced"
             )
 
     def _predict(self, rows: Sequence[Any]) -> list[Predicted]:

@@ -1,7 +1,8 @@
 """Predictions to scores with intervals, and systems compared with each other on the same rows.
 
-Tasks: "labels" (one class a text), "tags" (one tag a word), "multi-label" (any number of classes a text) and
-"regression" (a number). A system's scores begin with the main one, of which more is better.
+Tasks: "labels" (one class a text), "tags" (one tag a word), "multi-label" (any number of classes a text), "regression"
+(a number) and "ranking" (two classes, the second of which is looked for by its probability). A system's scores begin
+with the main one, of which more is better.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 from camelid import metrics
 from camelid.metrics import Draws, Interval, interval
+from camelid.ranking import average_precision, resampled_average_precision
 from camelid.rows import Predicted
 
 SEED = 20231001  # of the bootstrap: fixed, so that the same predictions always get the same intervals
@@ -48,7 +50,8 @@ def evaluate(
     "labels": accuracy, macro_f1, f1_by_class, confusion, and `score_calibration` where it gives probabilities;
     "tags": entity_f1, token_accuracy, f1_by_class;
     "multi-label": micro_f1, macro_f1, exact_match, f1_by_class;
-    "regression": r2, pearson, spearman, mae, rmse.
+    "regression": r2, pearson, spearman, mae, rmse;
+    "ranking": average_precision of the second class's probability, then those of "labels".
     A value with an interval is {value, low, high}: 95 %, bootstrap over rows. p is of McNemar's test; a row counts as
     right when all of it is: every tag, the exact set.
     """
@@ -152,7 +155,16 @@ def score_calibration(predictions: Sequence[Predicted], classes: Sequence[str], 
 
 def _scorer(task: str) -> Scorer:
     scorers = {"labels": _score_labels, "tags": _score_tags, "multi-label": _score_sets, "regression": _score_numbers}
-    return scorers[task]
+    return (scorers | {"ranking": _score_ranking})[task]
+
+
+def _score_ranking(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
+    gold = np.array([row.gold == classes[1] for row in predictions])
+    shares = np.array([row.probabilities[classes[1]] for row in predictions])
+    sampled = resampled_average_precision(gold, shares, draws)
+    decided = _score_labels(predictions, classes, draws)
+    main = _json(interval(average_precision(gold, shares), sampled))
+    return Scored({"average_precision": main, **decided.scores}, sampled, decided.right_N)
 
 
 def _score_labels(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:

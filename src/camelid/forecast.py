@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import transformers
 
-from camelid import data, environment, models
+from camelid import bases, data, environment, models
 from camelid.errors import UserError, raise_all
+from camelid.heads import UNSCALED
 from camelid.reading import Reading, tokenise
 from camelid.recipe import Data, Model, Plan
 
@@ -42,14 +43,14 @@ def forecast_labelling(
     except UserError as error:
         problems.append(error)
     try:
-        base = models.open_base(model.base, model.revision)
+        base = bases.open_base(model.base, model.revision)
         if plan.tuning == "lora":
             models.lora_config(plan, _empty_trunk(base.config), base.spec)
     except UserError as error:
         problems.append(error)
     raise_all(problems)
     classes = data.labels_of(splits.train)
-    answers = SimpleNamespace(classes=classes, task=data.task_of(splits.train), mean=0.0, std=1.0)
+    answers = SimpleNamespace(classes=classes, task=data.task_of(splits.train), rescaling=UNSCALED)
     tokens = {
         role: tokenise(base.tokenizer, getattr(splits, role), answers, reading)
         for role in ("train", "dev", "test")
@@ -101,9 +102,9 @@ def _numbers(rows: Sequence[Any]) -> str:
 
 
 def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: int) -> Lines:
-    weights = models.parameter_count(base.config)
+    weights = bases.parameter_count(base.config)
     embedding = base.config.vocab_size * base.config.hidden_size
-    precision = models.resolve_precision(plan.precision)
+    precision = bases.resolve_precision(plan.precision)
     layers = base.config.num_hidden_layers
     adapted = 1 - models.first_adapted_layer(plan, base.config) / layers
     # products: forward 2 per weight and token, backward to activations 2 more above the lowest trained layer, and for
@@ -119,7 +120,7 @@ def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings:
     optimiser = 12 * weights if plan.tuning == "full" else 0
     memory = LIBRARIES_MB + ((weights + embedding) * size + activations + optimiser) / 2**20
     return [
-        ("model", f"{base.spec}, {(weights + embedding) / 1e6:.0f}M parameters, {precision} on {models.device()}"),
+        ("model", f"{base.spec}, {(weights + embedding) / 1e6:.0f}M parameters, {precision} on {bases.device()}"),
         ("memory", f"about {memory / 1024:.1f} GB"),
         ("time", f"about {max(1, round(seconds / 60))} min for training and scoring at this machine's speed now"),
     ]

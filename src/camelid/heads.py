@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,42 @@ Pooling = Literal["last", "mean", "max"]
 Task = Literal["labels", "multi-label", "regression"]
 
 
+@dataclass(frozen=True)
+class Sight:
+    """Which tokens each token reads, in which layers.
+
+    `unmasked` limits bidirectional attention to layers first..last-1. `reads_padding` takes padding for text under
+    bidirectional attention and in pooling, the paper's own way. `pack_tokens` lays rows behind each other in lines of
+    so many tokens, where a token still reads its own row only; 0 leaves them apart.
+    """
+
+    attention: Attention = "causal"
+    unmasked: Sequence[int] | None = None
+    reads_padding: bool = False
+    pack_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """From a head's outputs to answers.
+
+    A number is `mean` plus `std` times the output. Logits are divided by `temperature` where they become probabilities
+    (Guo 2017, arXiv 1706.04599).
+    """
+
+    temperature: float = 1.0
+    mean: float = 0.0
+    std: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        """What the outputs are multiplied by."""
+        return self.std / self.temperature
+
+
+UNSCALED = Rescaling()
+
+
 class LabelModel(nn.Module):
     """One answer per text: logits_BC from hidden states pooled over the text's tokens (Li 2023, arXiv 2310.01208).
 
@@ -30,9 +67,8 @@ class LabelModel(nn.Module):
     pooling the hidden states, because the head is linear, and costs less. Windows of one text are pooled too: by their
     mean, or their maximum under `max`.
 
-    `task` says what the outputs are: one class, any number of classes, or a number (C = 1), which is `mean` plus
-    `std` times the output. `temperature` divides the logits where they become probabilities (Guo 2017).
-    `unmasked` limits bidirectional attention to layers first..last-1; `reads_padding` is the paper's own way.
+    `task` says what the outputs are: one class, any number of classes, or a number (C = 1). `rescaling` may be set
+    anew when training rows (a number's unit) or dev rows (the temperature) have been seen.
     """
 
     origin: dict[str, Any]  # set by models: base, its hash, precision, limits; what handle.json holds
@@ -42,27 +78,18 @@ class LabelModel(nn.Module):
         trunk: nn.Module,
         classes: Sequence[str],
         pooling: Pooling,
-        attention: Attention,
+        sight: Sight,
         *,
         task: Task = "labels",
-        unmasked: Sequence[int] | None = None,
-        reads_padding: bool = False,
-        pack_tokens: int = 0,
-        temperature: float = 1.0,
-        mean: float = 0.0,
-        std: float = 1.0,
+        rescaling: Rescaling = UNSCALED,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.classes = list(classes)
         self.pooling: Pooling = pooling
-        self.attention: Attention = attention
+        self.sight = sight
         self.task: Task = task
-        self.unmasked = unmasked
-        self.reads_padding = reads_padding
-        self.pack_tokens = pack_tokens
-        self.temperature = temperature
-        self.mean, self.std = mean, std
+        self.rescaling = rescaling
         self.head = _linear(trunk, 1 if task == "regression" else len(classes), bias=False)
 
     @property
@@ -72,8 +99,8 @@ class LabelModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """logits_BC in float32, B counting rows."""
-        hidden_BTD = run_trunk(self, batch)
-        mask_BT = read_mask(batch.mask_BT, self.reads_padding and self.pooling != "last")
+        hidden_BTD = run_trunk(self.trunk, self.sight, batch)
+        mask_BT = read_mask(batch.mask_BT, self.sight.reads_padding and self.pooling != "last")
         with in_float32(hidden_BTD):
             if self.pooling == "max":
                 values_BC = pool(self.head(hidden_BTD.float()), mask_BT, "max")
@@ -87,12 +114,9 @@ class LabelModel(nn.Module):
             "kind": "label",
             "classes": self.classes,
             "pooling": self.pooling,
-            **_reading(self),
+            "sight": asdict(self.sight),
             "task": self.task,
-            "reads_padding": self.reads_padding,
-            "temperature": self.temperature,
-            "mean": self.mean,
-            "std": self.std,
+            "rescaling": asdict(self.rescaling),
         }
 
 
@@ -105,21 +129,11 @@ class TokenModel(nn.Module):
 
     origin: dict[str, Any]
 
-    def __init__(
-        self,
-        trunk: nn.Module,
-        classes: Sequence[str],
-        attention: Attention,
-        *,
-        unmasked: Sequence[int] | None = None,
-        pack_tokens: int = 0,
-    ) -> None:
+    def __init__(self, trunk: nn.Module, classes: Sequence[str], sight: Sight) -> None:
         super().__init__()
         self.trunk = trunk
         self.classes = list(classes)
-        self.attention: Attention = attention
-        self.unmasked = unmasked
-        self.pack_tokens = pack_tokens
+        self.sight = sight
         self.task = "tags"
         self.dropout = nn.Dropout(0.1)
         self.head = _linear(trunk, len(classes), bias=True)
@@ -131,13 +145,13 @@ class TokenModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """logits_NC in float32."""
-        hidden_ND = answered_states(run_trunk(self, batch), batch)
+        hidden_ND = answered_states(run_trunk(self.trunk, self.sight, batch), batch)
         with in_float32(hidden_ND):
             return self.head(self.dropout(hidden_ND.float()))
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
-        return {"kind": "token", "classes": self.classes, **_reading(self)}
+        return {"kind": "token", "classes": self.classes, "sight": asdict(self.sight)}
 
 
 class LanguageModel(nn.Module):
@@ -148,19 +162,10 @@ class LanguageModel(nn.Module):
 
     origin: dict[str, Any]
 
-    def __init__(
-        self,
-        lm: Any,
-        attention: Attention = "causal",
-        *,
-        unmasked: Sequence[int] | None = None,
-        pack_tokens: int = 0,
-    ) -> None:
+    def __init__(self, lm: Any, sight: Sight) -> None:
         super().__init__()
         self.lm = lm
-        self.attention: Attention = attention
-        self.unmasked = unmasked
-        self.pack_tokens = pack_tokens
+        self.sight = sight
 
     @property
     def trunk(self) -> Any:
@@ -174,26 +179,26 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """logits_NV in float32."""
-        return self.lm.get_output_embeddings()(answered_states(run_trunk(self, batch), batch)).float()
+        hidden_ND = answered_states(run_trunk(self.trunk, self.sight, batch), batch)
+        return self.lm.get_output_embeddings()(hidden_ND).float()
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
-        return {"kind": "language", **_reading(self)}
+        return {"kind": "language", "sight": asdict(self.sight)}
 
 
-def run_trunk(model: Any, batch: Batch) -> Tensor:
-    """hidden_BTD after the final norm, read as `model` says. No cache: it would hold every layer's keys for nothing.
+def run_trunk(trunk: Any, sight: Sight, batch: Batch) -> Tensor:
+    """hidden_BTD after the final norm. No cache: it would hold every layer's keys for nothing.
 
     A batch that brings the states entering layer `first_layer` is run from there.
     """
-    trunk, ids, states, position = model.trunk, batch.ids_BT, batch.states_BTD, None
-    reads_padding = getattr(model, "reads_padding", False) and model.attention == "bidirectional"
-    mask_BT = read_mask(batch.mask_BT, reads_padding)
-    packing = pack_rows(mask_BT, model.pack_tokens) if model.pack_tokens else None
+    ids, states, position = batch.ids_BT, batch.states_BTD, None
+    mask_BT = read_mask(batch.mask_BT, sight.reads_padding and sight.attention == "bidirectional")
+    packing = pack_rows(mask_BT, sight.pack_tokens) if sight.pack_tokens else None
     if packing:
         ids, position = packing.lay(ids), packing.position_LS
         states = None if states is None else packing.lay(states)
-    for first, last, attention in attention_spans(model.attention, model.unmasked, trunk.config.num_hidden_layers):
+    for first, last, attention in attention_spans(sight, trunk.config.num_hidden_layers):
         if last > batch.first_layer:
             mask = packing.mask(attention) if packing else build_mask(mask_BT, attention)
             states = run_layers(trunk, max(first, batch.first_layer), last, ids, states, mask, position)
@@ -201,16 +206,14 @@ def run_trunk(model: Any, batch: Batch) -> Tensor:
     return packing.lift(states) if packing else states
 
 
-def attention_spans(
-    attention: Attention, unmasked: Sequence[int] | None, layers: int
-) -> list[tuple[int, int, Attention]]:
+def attention_spans(sight: Sight, layers: int) -> list[tuple[int, int, Attention]]:
     """(first, last, attention) of runs of layers read in one way, in order; empty runs are left out.
 
     Unmasking some layers only is Dukic and Snajder 2024 (arXiv 2401.14556); unmasking from one upward is BiLLM.
     """
-    if attention == "causal" or unmasked is None:
-        return [(0, layers, attention)]
-    first, last = unmasked[0], min(unmasked[1], layers)
+    if sight.attention == "causal" or sight.unmasked is None:
+        return [(0, layers, sight.attention)]
+    first, last = sight.unmasked[0], min(sight.unmasked[1], layers)
     spans: list[tuple[int, int, Attention]] = [
         (0, first, "causal"),
         (first, last, "bidirectional"),
@@ -272,14 +275,18 @@ def load_head(model: nn.Module, folder: Path) -> None:
 
 
 def build_head(settings: dict[str, Any], trunk: nn.Module) -> LabelModel | TokenModel | LanguageModel:
-    """The model that `settings` describe around a trunk (a whole language model for "language"), its head fresh."""
+    """The model that `settings` describe around a trunk (a whole language model for "language"), its head fresh.
+
+    `settings` hold "kind" and what that class takes, as plain values; "sight" and "rescaling" are dictionaries of what
+    differs from their defaults. `model.settings()` gives them in full.
+    """
     values = json.loads(json.dumps(settings))
     kinds: dict[str, Any] = {"label": LabelModel, "token": TokenModel, "language": LanguageModel}
-    return kinds[values.pop("kind")](trunk, **values)
-
-
-def _reading(model: Any) -> dict[str, Any]:
-    return {"attention": model.attention, "unmasked": model.unmasked, "pack_tokens": model.pack_tokens}
+    kind = kinds[values.pop("kind")]
+    values["sight"] = Sight(**values.get("sight", {}))
+    if "rescaling" in values:
+        values["rescaling"] = Rescaling(**values["rescaling"])
+    return kind(trunk, **values)
 
 
 def _linear(trunk: Any, classes: int, *, bias: bool) -> nn.Linear:

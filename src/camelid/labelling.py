@@ -1,4 +1,4 @@
-"""Training label models on labelled rows: batches, frozen layers, class weights, calibration."""
+"""Training label models on labelled rows: batches, frozen layers, class weights, temperature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from camelid.heads import LabelModel, TokenModel
 from camelid.prediction import BATCH_TOKENS, logits_by_row, predict_tokens
 from camelid.processes import count_processes
 from camelid.progress import track
-from camelid.reading import Reading, pad_id, tokenise
+from camelid.reading import pad_id, reading_of, tokenise
 from camelid.recipe import Plan
 from camelid.surgery.attention_mask import build_mask
 from camelid.surgery.depth import is_splittable, run_layers
@@ -71,14 +71,14 @@ def freeze_states(model: Any, rows: Sequence[Tokens], plan: Plan, pad: int) -> F
     first = models.first_adapted_layer(plan, trunk.config)
     size = sum(row.size for row in rows) * trunk.config.hidden_size * trunk.dtype.itemsize
     padded = any(row.width for row in rows)
-    if not first or model.unmasked or padded or size > STATES_BYTES or not is_splittable(trunk, first):
+    if not first or model.sight.unmasked or padded or size > STATES_BYTES or not is_splittable(trunk, first):
         return None
     states: list[Any] = [None] * len(rows)
     trunk.eval()
     with torch.no_grad(), track("frozen layers", len(rows)) as advance:
         for indices in sorted_batches([row.size for row in rows], BATCH_TOKENS):
             batch = collate_rows([rows[index] for index in indices], pad).to(trunk.device)
-            mask = build_mask(batch.mask_BT, model.attention)
+            mask = build_mask(batch.mask_BT, model.sight.attention)
             windows = iter(run_layers(trunk, 0, first, batch.ids_BT, None, mask))
             for index in indices:
                 states[index] = [next(windows)[: len(ids)].cpu().clone() for ids in rows[index].windows]
@@ -91,22 +91,20 @@ def fit(
     tokenizer: Any,
     train_rows: Sequence[Any],
     dev_rows: Sequence[Any],
-    reading: Reading,
     plan: Plan,
     folder: Path,
     *,
     balanced: bool = False,
-    calibrated: bool = True,
 ) -> None:
-    """Train a label or token model on labelled rows, with a dev score at each epoch's end, in `folder`.
+    """Train a model of `models.label_model` on labelled rows, with a dev score at each epoch's end, in `folder`.
 
-    `balanced` weighs classes by how rare they are. `calibrated` sets the model's temperature on the dev rows at the
-    end.
+    Texts are read as the model was made to. `balanced` weighs classes by how rare they are.
     """
-    pad = pad_id(tokenizer)
+    pad, reading = pad_id(tokenizer), reading_of(model)
     if isinstance(model, LabelModel) and model.task == "regression":
         numbers = [row.label for row in train_rows]
-        model.mean, model.std = statistics.fmean(numbers), statistics.pstdev(numbers) or 1.0  # a draw may be all equal
+        std = statistics.pstdev(numbers) or 1.0  # a draw may be all equal
+        model.rescaling = replace(model.rescaling, mean=statistics.fmean(numbers), std=std)
     tokens = tokenise(tokenizer, train_rows, model, reading)
     dev_tokens = tokenise(tokenizer, dev_rows, model, reading)
     weights = balanced_weights(train_rows, model) if balanced else None
@@ -123,10 +121,19 @@ def fit(
         folder=folder,
         evaluate=dev_scores if dev_rows else None,
     )
-    if calibrated and dev_rows and model.task in ("labels", "multi-label"):
-        assert isinstance(model, LabelModel)
-        logits_BC = torch.stack(logits_by_row(model, dev_tokens, pad, "calibrating"))
-        model.temperature = fit_temperature(logits_BC, collate_rows(dev_tokens, pad).labels_N)
+
+
+def calibrate(model: LabelModel | TokenModel, tokenizer: Any, rows: Sequence[Any]) -> None:
+    """Set the model's temperature on labelled rows it was not trained on; classes of texts only, tags have none.
+
+    Without rows, and for numbers, nothing is changed.
+    """
+    if isinstance(model, TokenModel) or model.task == "regression" or not rows:
+        return
+    pad, tokens = pad_id(tokenizer), tokenise(tokenizer, rows, model, reading_of(model))
+    logits_BC = torch.stack(logits_by_row(model, tokens, pad, "calibrating"))
+    temperature = fit_temperature(logits_BC, collate_rows(tokens, pad).labels_N)
+    model.rescaling = replace(model.rescaling, temperature=temperature)
 
 
 def balanced_weights(rows: Sequence[Any], model: Any) -> Tensor:

@@ -26,6 +26,7 @@ LEAST_PROBABILITY = 1e-12  # one row that was held impossible must not make the 
 NAMES = {
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
+    "average_precision": "average precision",
     "r2": "R²",
     "pearson": "Pearson's r",
     "spearman": "Spearman's ρ",
@@ -34,6 +35,9 @@ NAMES = {
     "ece": "ECE",
     "brier": "Brier score",
     "nll": "NLL",
+    "cohen_kappa": "Cohen's κ",
+    "fleiss_kappa": "Fleiss' κ",
+    "krippendorff_alpha": "Krippendorff's α",
 }
 LOWER_IS_BETTER = ("mae", "rmse", "ece", "brier", "nll")
 
@@ -68,6 +72,11 @@ def f1_by_class(gold: Ints, predicted: Ints, classes: int) -> Floats:
 def macro_f1(gold: Ints, predicted: Ints, classes: int) -> float:
     """Mean F1 over the classes that occur in gold or predicted (as scikit-learn's average="macro")."""
     return float(macro_of(confusion(gold, predicted, classes)[None])[0])
+
+
+def weighted_f1(gold: Ints, predicted: Ints, classes: int) -> float:
+    """Mean F1 of the classes, each weighed by its share of the gold rows (as scikit-learn's average="weighted")."""
+    return float(weighted_of(confusion(gold, predicted, classes)[None])[0])
 
 
 def confusion(gold: Ints, predicted: Ints, classes: int) -> Ints:
@@ -178,6 +187,12 @@ def macro_of(counts: Ints) -> Floats:
     """Macro-F1 of each confusion count in (resamples, classes, classes), over the classes that occur in it."""
     occurs = (counts.sum(axis=1) + counts.sum(axis=2)) > 0
     return (f1_of(counts) * occurs).sum(axis=1) / occurs.sum(axis=1)
+
+
+def weighted_of(counts: Ints) -> Floats:
+    """Weighted F1 of each confusion count in (resamples, classes, classes)."""
+    gold = counts.sum(axis=2)
+    return (f1_of(counts) * gold).sum(axis=1) / gold.sum(axis=1)
 
 
 def set_counts(gold_NC: Bools, predicted_NC: Bools) -> Ints:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from camelid.errors import UserError
 from camelid.heads import LabelModel, TokenModel
 from camelid.metrics import entities
 from camelid.progress import track
-from camelid.reading import Reading, pad_id, tokenise
+from camelid.reading import Reading, pad_id, reading_of, tokenise
 from camelid.rows import Labelled, Predicted, Tagged
 
 BATCH_TOKENS = 1024  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
 THRESHOLD = 0.5  # a class of a multi-label row is predicted from this probability on
+Label = Callable[[Path, Sequence[Any], str | None], list[Predicted]]
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -73,7 +74,7 @@ def predict_with(folder: Path, rows: Sequence[Labelled | Tagged], base: str | No
     model, opened = models.load_handle(folder, base)
     if model.trunk.dtype == torch.float32:  # in bfloat16 the sum of weight and adapter would be rounded away
         model = models.merge(model)
-    return predict(model, opened.tokenizer, rows, Reading(**model.origin["reading"]))
+    return predict(model, opened.tokenizer, rows, reading_of(model))
 
 
 def predict_file(
@@ -84,13 +85,15 @@ def predict_file(
     text: str | None = None,
     tokens: str | None = None,
     base: str | None = None,
+    label: Label | None = None,
 ) -> int:
     """Label the rows of a file with the model of the run in `folder` and write them to `out`; returns how many.
 
     The input's columns are kept; `predicted` and `probability_<class>` are added, and for a model of BIO tags
     `entities`, each with its type, text and characters start..end. `text` (or `tokens`, a list of words for a model
     that tags words) names the column to read; the run's own column when absent. Entities of a text column count its
-    characters, those of a words column the characters of the words joined by spaces.
+    characters, those of a words column the characters of the words joined by spaces. `label(folder, rows, base)` labels
+    texts by the run of a method that has a way of its own.
     """
     if not (folder / "model" / "handle.json").is_file():
         raise UserError(
@@ -98,6 +101,8 @@ def predict_file(
         )
     values = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8")).get("data", {})
     settings = json.loads((folder / "model" / "handle.json").read_text(encoding="utf-8"))["settings"]
+    if settings["kind"] == "language" and label is None:
+        raise UserError(f"the model in {folder} writes text and has no labels", "Its method's page says how to use it.")
     tagging = settings["kind"] == "token"
     of_words = tagging and text is None
     column = (tokens or values.get("tokens") or "tokens") if of_words else (text or values.get("text") or "text")
@@ -106,7 +111,8 @@ def predict_file(
     texts = [" ".join(row.tokens) if of_words else row.text for row in rows]
     if tagging and not of_words:
         rows = [_tagged(row) for row in rows]
-    added = [_columns(found, values.get("separator", "|")) for found in predict_with(folder / "model", rows, base)]
+    labelled = label(folder, rows, base) if label else predict_with(folder / "model", rows, base)
+    added = [_columns(found, values.get("separator", "|")) for found in labelled]
     if any(name.startswith("B-") for name in settings.get("classes", [])):
         for columns, line, row in zip(added, texts, rows, strict=True):
             columns["entities"] = find_entities(line, row.tokens, columns["predicted"])
@@ -147,14 +153,14 @@ def _columns(found: Predicted, separator: str) -> dict[str, Any]:
 
 
 def _label(row: Any, logits_C: Tensor, model: Any) -> Predicted:
-    probabilities = (logits_C.double() / model.temperature).softmax(dim=-1).tolist()
+    probabilities = (logits_C.double() / model.rescaling.temperature).softmax(dim=-1).tolist()
     best = int(logits_C.argmax())
     gold = row.label if row.label in model.classes else None
     return Predicted(row.id, gold, model.classes[best], dict(zip(model.classes, probabilities, strict=True)))
 
 
 def _labels(row: Any, logits_C: Tensor, model: Any) -> Predicted:
-    probabilities = (logits_C.double() / model.temperature).sigmoid().tolist()
+    probabilities = (logits_C.double() / model.rescaling.temperature).sigmoid().tolist()
     found = tuple(name for name, share in zip(model.classes, probabilities, strict=True) if share >= THRESHOLD)
     gold = row.label if isinstance(row.label, tuple) else None
     return Predicted(row.id, gold, found, dict(zip(model.classes, probabilities, strict=True)))
@@ -162,7 +168,7 @@ def _labels(row: Any, logits_C: Tensor, model: Any) -> Predicted:
 
 def _number(row: Any, logits_1: Tensor, model: Any) -> Predicted:
     gold = row.label if isinstance(row.label, float) else None
-    return Predicted(row.id, gold, logits_1.item() * model.std + model.mean, {})
+    return Predicted(row.id, gold, logits_1.item() * model.rescaling.std + model.rescaling.mean, {})
 
 
 def _tags(row: Any, logits_WC: Tensor, model: Any) -> Predicted:

@@ -31,9 +31,12 @@ def show_on(console: Console | None) -> None:
 
 
 @contextmanager
-def track(what: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """Count `total` units of `what`, of which `done` were finished before (a resumed run)."""
-    if _console is None:
+def track(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
+    """Count `total` units of `what` (None: nobody knows), of which `done` were finished before (a resumed run).
+
+    Work without a name is a part of some other work, whose progress is shown.
+    """
+    if _console is None or not what:
         yield lambda units=1, note="": None
     elif _console.is_terminal:
         with _bar(_console, what, total, done) as advance:
@@ -43,7 +46,7 @@ def track(what: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 @contextmanager
-def _bar(console: Console, what: str, total: int, done: int) -> Iterator[Advance]:
+def _bar(console: Console, what: str, total: int | None, done: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -58,7 +61,7 @@ def _bar(console: Console, what: str, total: int, done: int) -> Iterator[Advance
         yield lambda units=1, note="": bars.update(task, advance=units, note=note)
 
 
-def _plain(console: Console, what: str, total: int, done: int) -> Advance:
+def _plain(console: Console, what: str, total: int | None, done: int) -> Advance:
     started = last = time.monotonic()
     first = done
 
@@ -66,9 +69,10 @@ def _plain(console: Console, what: str, total: int, done: int) -> Advance:
         nonlocal done, last
         done += units
         now = time.monotonic()
-        if done >= total or now - last >= PLAIN_SECONDS:
+        if done == total or now - last >= PLAIN_SECONDS:
             last = now
-            left = (now - started) / max(done - first, 1) * (total - done)
-            console.print(f"{what}: {done}/{total}, about {left:.0f} s left {note}".rstrip(), highlight=False)
+            pace = (now - started) / max(done - first, 1)
+            left = f"{done}/{total}, about {pace * (total - done):.0f} s left" if total is not None else f"{done}"
+            console.print(f"{what}: {left} {note}".rstrip(), highlight=False)
 
     return advance

@@ -25,6 +25,11 @@ class Reading:
     reads_padding: bool = False
 
 
+def reading_of(model: Any) -> Reading:
+    """How the texts of a model of `models.label_model` become tokens; saved with the model."""
+    return Reading(**model.origin["reading"])
+
+
 def tokenise(tokenizer: Any, rows: Sequence[Labelled | Tagged], model: Any, reading: Reading) -> list[Tokens]:
     """Rows as token ids, with the tokenizer's own special tokens and no prompt, and their labels as `model` wants them.
 
@@ -81,7 +86,8 @@ def cut_windows(
 
 def _targets(label: Any, model: Any, index: dict[str, int]) -> list[int] | list[float]:
     if model.task == "regression":
-        return [(label - model.mean) / model.std if isinstance(label, float) else math.nan]
+        unit = model.rescaling
+        return [(label - unit.mean) / unit.std if isinstance(label, float) else math.nan]
     if model.task == "multi-label":
         return [float(name in label) for name in index]
     return [index.get(label, -1)]

@@ -154,6 +154,10 @@ class Engine(Values):
         default="auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
     )
     cache: bool = Field(default=True, description="keep every answer on disk and never ask for it twice")
+    ray: str = Field(
+        default="", description="spread the questions over a Ray cluster: its address, or auto for one on this machine"
+    )
+    ray_workers: int = Field(default=2, ge=1, description="workers of the cluster, each with an engine of its own")
 
 
 class Recipe(Values):

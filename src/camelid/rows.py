@@ -58,6 +58,9 @@ class Message:
     content: str
 
 
+Prompt = str | tuple[Message, ...]  # raw text as it is, or messages that the model's chat template lays out
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """What an annotator said of a row: the value that was read from its reply, and how reading went.
@@ -77,6 +80,27 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Annotated:
+    """A text with labels of several kinds (topic, sentiment, ...), and the group it comes from, such as its speaker."""
+
+    id: str
+    origin: str
+    text: str
+    labels: dict[str, str]
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Flagged:
+    """A conversation and which categories of a policy it violates; a category that is absent is unknown."""
+
+    id: str
+    origin: str
+    messages: tuple[Message, ...]
+    flags: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True)
 class Preference:
     """Two answers to one conversation, of which the first was preferred. `prompt` ends with a user's turn."""
 
@@ -87,8 +111,8 @@ class Preference:
     rejected: str
 
 
-Row = Labelled | Tagged | Predicted | Judged | Preference
-_TYPES = {kind.__name__: kind for kind in (Labelled, Tagged, Predicted, Judged, Preference)}
+Row = Labelled | Tagged | Predicted | Judged | Annotated | Flagged | Preference
+_TYPES = {kind.__name__: kind for kind in (Labelled, Tagged, Predicted, Judged, Annotated, Flagged, Preference)}
 
 
 def to_json(row: Row) -> str:

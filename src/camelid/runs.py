@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,8 +35,9 @@ from safetensors import SafetensorError
 
 from camelid.errors import UserError
 from camelid.processes import is_leader, wait_for_all
+from camelid.progress import track
 from camelid.recipe import write_recipe
-from camelid.rows import Row, iterate_rows, write_rows
+from camelid.rows import Row, iterate_rows, to_json, write_rows
 
 VERSIONED = ("camelid", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy", "tokenizers")
 
@@ -65,6 +67,48 @@ class Run:
                 self._finish(name, path, rows=count)
             self._meet()
         return list(iterate_rows(path))
+
+    def map(
+        self,
+        name: str,
+        rows: Iterable[Any],
+        judge: Callable[[Sequence[Any]], Iterable[Row]],
+        *,
+        chunk: int = 64,
+        total: int | None = None,
+    ) -> Path:
+        """`<name>.jsonl` with one row for each of `rows`, in order; returns its path, to be read row by row.
+
+        `judge` takes up to `chunk` rows and gives as many back. Each chunk is appended before the next is read, so that
+        a corpus of any size streams through, and a killed run goes on behind the last whole line. Raises UserError when
+        every row of a chunk failed: going on would fail the rest as well.
+        """
+        path = self.folder / f"{name}.jsonl"
+        if not self._finished(name, path):
+            if is_leader():
+                with self._stage(name):
+                    part = _part(path)
+                    done = _cut_to_whole_lines(part)
+                    count = done + self._append(part, islice(rows, done, None), judge, chunk, name, total, done)
+                    publish_file(part, path)
+                self._finish(name, path, rows=count)
+            self._meet()
+        return path
+
+    def _append(
+        self, part: Path, rows: Iterator[Any], judge: Any, chunk: int, name: str, total: int | None, done: int
+    ) -> int:
+        count = 0
+        with part.open("a", encoding="utf-8") as out, track(name, total, done) as advance:
+            while taken := list(islice(rows, chunk)):
+                given = list(judge(taken))
+                assert [row.id for row in given] == [row.id for row in taken], f"{name}: not one row for each"
+                _check_not_all_failed(given, self.folder)
+                out.write("".join(f"{to_json(row)}\n" for row in given))
+                out.flush()
+                count += len(given)
+                advance(len(given))
+        return count
 
     def model(self, name: str, build: Callable[[], T], fit: Callable[[T, Path], None]) -> Path:
         """The folder of a trained model: `build()` makes the module, `fit(module, folder)` trains it there.
@@ -356,6 +400,28 @@ def _machine() -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
     }
+
+
+def _cut_to_whole_lines(path: Path) -> int:
+    """Cut a half-written last line off a file of rows, which need not be there; returns how many lines are left."""
+    if not path.exists():
+        return 0
+    count = end = 0
+    with path.open("rb+") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            count, end = count + 1, end + len(line)
+        file.truncate(end)
+    return count
+
+
+def _check_not_all_failed(rows: Sequence[Any], folder: Path) -> None:
+    if len(rows) > 1 and all(getattr(row, "outcome", "") == "failed" for row in rows):
+        raise UserError(
+            f"all of the last {len(rows)} rows failed, the first for: {rows[0].reply or 'no reply'}",
+            f"See to the cause; camelid resume {folder} then goes on with them.",
+        )
 
 
 def _edited(path: Path) -> UserError:

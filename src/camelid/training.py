@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from camelid import models, runs
+from camelid import bases, runs
 from camelid.batches import StepBatches
 from camelid.errors import UserError
 from camelid.progress import track
@@ -62,46 +62,34 @@ def train(
     Writes metrics.jsonl (reproducible), timings.jsonl (not) and checkpoints/ into `folder`.
     Raises UserError when the loss is no longer finite, or a tracker or parameter group is not there.
     """
-    if evaluate is None and (plan.keep == "best" or plan.patience is not None):
-        raise UserError(
-            "plan.keep and plan.patience need dev rows, and there are none", "Give some, or leave them out."
-        )
+    _check_dev(plan, evaluate)
     folder.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator(plan, folder)
-    if plan.gradient_checkpointing:
-        _recompute_activations(model)
-    step_module = _Objective(model, objective, models.resolve_precision(plan.precision))
-    optimizer = torch.optim.AdamW(group_parameters(model, plan), lr=plan.learning_rate)
-    step_module, optimizer = accelerator.prepare(step_module, optimizer)
+    step_module, optimizer = _prepare(accelerator, model, objective, plan)
     best = _Best(folder / "checkpoints" / "best.pt", model, plan, accelerator.is_main_process)
     streams = {"batches": batches} if hasattr(batches, "state_dict") else {}
     checkpoints = _Checkpoints(folder, model, optimizer, {**state, **streams, "best": best}, plan.checkpoint_seconds)
     step = checkpoints.restore(truncate=accelerator.is_main_process)
     accelerator.wait_for_everyone()
     model.train()
-    with track("training", batches.steps, step) as advance, _Log(folder, accelerator.is_main_process) as log:
+    with track("training", batches.steps, step) as advance, _Log(folder, accelerator) as log:
         while step < batches.steps and not best.is_long_ago:
             started = time.perf_counter()
-            # a pure function of (seed, step), so that dropout after a resume is what it would have been
-            set_seed(plan.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
-            factor = schedule(plan, step, batches.steps)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
+            _seed(plan, step, accelerator)
+            rate = _set_rates(optimizer, plan, step, batches.steps)
             metrics, tokens = _step(accelerator, step_module, optimizer, batches(step), plan.clip, step)
             step += 1
             if after_step is not None:
                 after_step(step)
-            rate = plan.learning_rate * factor
-            record = {"step": step, "epoch": step / batches.steps_per_epoch, "learning_rate": rate, **metrics}
             seconds = time.perf_counter() - started
+            record = {"step": step, "epoch": step / batches.steps_per_epoch, "learning_rate": rate, **metrics}
             if evaluate is not None and step % batches.steps_per_epoch == 0:
                 record["dev"] = evaluate(model)
                 best.observe(next(iter(record["dev"].values())), step)
             log.write(record, {"step": step, "seconds": round(seconds, 4), "tokens": tokens})
-            accelerator.log(_flat(record), step=step)
             advance(1, f"loss {next(iter(metrics.values())):.3f}  {tokens / seconds:.0f} tokens/s")
             if accelerator.is_main_process:
-                checkpoints.save_if_due(step, log)
+                checkpoints.save_if_due(step)
             accelerator.wait_for_everyone()
     best.restore()
     for tracker in accelerator.trackers:  # end_training would also end the process group that later stages need
@@ -158,6 +146,35 @@ def group_parameters(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def _check_dev(plan: Plan, evaluate: Evaluate | None) -> None:
+    if evaluate is None and (plan.keep == "best" or plan.patience is not None):
+        raise UserError(
+            "plan.keep and plan.patience need dev rows, and there are none", "Give some, or leave them out."
+        )
+
+
+def _prepare(accelerator: Accelerator, model: nn.Module, objective: Objective, plan: Plan) -> tuple[nn.Module, Any]:
+    """Model and objective as one module, and its optimiser, both as accelerate wants them."""
+    if plan.gradient_checkpointing:
+        _recompute_activations(model)
+    step_module = _Objective(model, objective, bases.resolve_precision(plan.precision))
+    optimizer = torch.optim.AdamW(group_parameters(model, plan), lr=plan.learning_rate)
+    return accelerator.prepare(step_module, optimizer)
+
+
+def _seed(plan: Plan, step: int, accelerator: Accelerator) -> None:
+    """Seed the step's draws by (seed, step) alone, so that dropout after a resume is what it would have been."""
+    set_seed(plan.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
+
+
+def _set_rates(optimizer: Any, plan: Plan, step: int, steps: int) -> float:
+    """Set every group's rate for this step; that of the plan itself comes back."""
+    factor = schedule(plan, step, steps)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return plan.learning_rate * factor
+
+
 def _search(expression: str, name: str) -> bool:
     try:
         return re.search(expression, name) is not None
@@ -170,7 +187,7 @@ def _accelerator(plan: Plan, folder: Path) -> Accelerator:
         if find_spec(name) is None:  # accelerate would leave it out without a word
             raise UserError(f"plan.trackers names {name}, which is not installed", f"pip install {name}")
     trackers: Any = list(plan.trackers) or None
-    on_cpu = models.device().type == "cpu"
+    on_cpu = bases.device().type == "cpu"
     accelerator = Accelerator(cpu=on_cpu, log_with=trackers, project_dir=folder / TRACKERS)
     if plan.trackers:
         accelerator.init_trackers("camelid", config=_flat(plan.model_dump(exclude={"groups"})))
@@ -205,7 +222,7 @@ class _Objective(nn.Module):
         self.autocast = precision == "bfloat16"
 
     def forward(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
-        with torch.autocast(models.device().type, dtype=torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(bases.device().type, dtype=torch.bfloat16, enabled=self.autocast):
             return self.objective(self.model, batch)
 
 
@@ -253,10 +270,11 @@ def _over_processes(accelerator: Accelerator, sums: dict[str, float]) -> dict[st
 
 
 class _Log:
-    """metrics.jsonl and timings.jsonl of a training folder, appended line by line."""
+    """metrics.jsonl and timings.jsonl of a training folder, appended line by line, and the trackers."""
 
-    def __init__(self, folder: Path, active: bool) -> None:
-        self.active = active
+    def __init__(self, folder: Path, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.active = accelerator.is_main_process
         self.metrics = folder / "metrics.jsonl"
         self.timings = folder / "timings.jsonl"
 
@@ -275,6 +293,7 @@ class _Log:
             for file, values in zip(self.files, (metrics, timings), strict=True):
                 file.write(json.dumps(values) + "\n")
                 file.flush()
+        self.accelerator.log(_flat(metrics), step=metrics["step"])
 
 
 class _Best:
@@ -340,12 +359,12 @@ class _Checkpoints:
             os.truncate(log, size)
         return values["step"]
 
-    def save_if_due(self, step: int, log: _Log) -> None:
+    def save_if_due(self, step: int) -> None:
         """Save when the last checkpoint is older than `every` seconds."""
         if time.monotonic() - self.last >= self.every:
-            self.save(step, log)
+            self.save(step)
 
-    def save(self, step: int, log: _Log) -> None:
+    def save(self, step: int) -> None:
         """Write a checkpoint and delete all but the newest two."""
         part = self.folder / f"step-{step:08d}.part"
         shutil.rmtree(part, ignore_errors=True)

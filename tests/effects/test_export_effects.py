@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import Regex, decoders, pre_tokenizers, trainers
 
-from camelid import export, models
+from camelid import bases, export, gguf_file, models
 from camelid.recipe import Plan
 from conftest import labelled_rows
 
@@ -42,7 +42,7 @@ HARD = [
 @pytest.fixture(scope="module")
 def handle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with an adapter whose B is not zero: it writes other text than its base, and still text."""
-    base = models.open_base("smollm2-135m")
+    base = bases.open_base("smollm2-135m")
     model = models.language_model(base, {}, Plan(precision="float32"))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_llama_cpp_writes_what_the_merged_model_writes(form: str, handle: Path, 
 
     The float16 file is compared with the merged model rounded likewise.
     """
-    base = models.open_base("smollm2-135m")
+    base = bases.open_base("smollm2-135m")
     prompts = [
         prompt
         if isinstance(prompt, str)
@@ -99,7 +99,7 @@ def test_llama_cpp_writes_what_the_merged_model_writes(form: str, handle: Path, 
     export.export_run(handle, tmp_path / "plain")
     if form == "gguf-f16":
         lm: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32)
-        export.round_to_half(lm)
+        gguf_file.round_to_half(lm)
         lm.save_pretrained(tmp_path / "plain")
     expected = written_by_transformers(tmp_path / "plain", prompts)
     found = written_by_llama_cpp(tmp_path / "real.gguf", prompts)
@@ -117,7 +117,7 @@ def byte_level(name: str, ignore_merges: bool) -> Any:
         "smollm": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
     }
     for split, digits in (("llama-bpe", "{1,3}"), ("qwen2", "")):
-        regex = Regex(export.WORDS.replace("DIGITS", digits))
+        regex = Regex(gguf_file.WORDS.replace("DIGITS", digits))
         steps[split] = [pre_tokenizers.Split(regex, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     bare = tokenizers.Tokenizer(tokenizers.models.BPE(ignore_merges=ignore_merges))
     bare.pre_tokenizer = pre_tokenizers.Sequence(steps[name]) if len(steps[name]) > 1 else steps[name][0]
@@ -130,7 +130,7 @@ def byte_level(name: str, ignore_merges: bool) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="<|end|>")
 
 
-@pytest.mark.parametrize("name", list(export.PRE_TOKENIZERS))
+@pytest.mark.parametrize("name", list(gguf_file.PRE_TOKENIZERS))
 def test_llama_cpp_splits_text_as_the_tokenizer(name: str, tmp_path: Path) -> None:
     tokenizer = byte_level(name, ignore_merges=name == "llama-bpe")
     config = transformers.LlamaConfig(
@@ -141,7 +141,7 @@ def test_llama_cpp_splits_text_as_the_tokenizer(name: str, tmp_path: Path) -> No
     tokenizer.save_pretrained(base)
     handle = tmp_path / "handle"
     handle.mkdir()
-    models.save(models.language_model(models.open_base(str(base)), {}, Plan(precision="float32")), handle)
+    models.save(models.language_model(bases.open_base(str(base)), {}, Plan(precision="float32")), handle)
     export.export_run(handle, tmp_path / "tiny.gguf", "gguf")
     llama = llama_cpp.Llama(str(tmp_path / "tiny.gguf"), vocab_only=True, verbose=False)
     assert llama.metadata["tokenizer.ggml.pre"] == name

@@ -1,16 +1,12 @@
 """The real experiments of LS-LLaMA on the embedded 135M model: minutes to hours each, run by `make effects`.
 
 Each asserts a direction with a margin and writes its figures, with command, seeds and intervals, into
-docs/methods/ls-llama.md between its markers. A figure that falls short is written as it is. Runs are kept in
-runs/effects, so that an interrupted experiment goes on where it was.
+docs/methods/ls-llama.md between its markers. A figure that falls short is written as it is.
 """
 
 from __future__ import annotations
 
-import json
 import random
-import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,103 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from experiments import RUNS, SEEDS, run_or_resume, seeds_table, table, write_figures
 
-from camelid import methods
-from camelid.runs import slug
-
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "methods" / "ls-llama.md"
-RUNS = ROOT / "runs" / "effects"
-SEEDS = 3
+METHOD = "ls-llama"
 
 pytestmark = [pytest.mark.effects, pytest.mark.data, pytest.mark.real]
-
-
-def run_or_resume(name: str, **values: Any) -> dict[str, Any]:
-    """scores.json of the run `name` with these recipe fields ("__" for the dot); a run that is there is continued."""
-    folder = RUNS / name
-    if (folder / "manifest.json").exists():
-        methods.resume(folder)
-    else:
-        methods.run("ls-llama", {field.replace("__", "."): value for field, value in values.items()}, out=folder)
-    return json.loads((folder / "scores.json").read_text())
-
-
-def table(runs: dict[str, str]) -> str:
-    """A Markdown table of every system of the runs (title: name), with intervals and cost, and their commands."""
-    lines, commands, footer = [], [], ""
-    for title, run in runs.items():
-        folder = RUNS / run
-        scores = json.loads((folder / "scores.json").read_text())["held_out"]
-        costs = cost_by_stage(folder)
-        names = [scores["metric"], "macro_f1" if scores["task"] == "labels" else "token_accuracy"]
-        header = ["system", *names, "ours minus it", "seconds", "peak MB"]
-        footer = (
-            f"{scores['rows']} {scores['split']} rows; 95 % bootstrap intervals; seconds on the machine of the day."
-        )
-        for name, system in scores["systems"].items():
-            ours = name == scores["ours"]
-            trained = {scores["ours"]: "model", "instruction tuning": "instruction-tuning"}.get(name)
-            stages = [f"predictions/{slug(name)}", *([trained] if trained else [])]
-            cells = [
-                f"**{title or name}**" if ours else name,
-                *(span(system[key]) for key in names),
-                signed(scores["against"].get(name, {}).get("difference")),
-                f"{sum(costs[stage]['seconds'] for stage in stages):.0f}",
-                f"{max(costs[stage]['peak_memory_mb'] for stage in stages):.0f}",
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
-        commands.append(command_of(run))
-    top = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return "\n".join([*top, *lines, "", footer, "", "```sh", *commands, "```"])
-
-
-def seeds_table(runs: dict[str, str]) -> str:
-    """A Markdown table of the systems that were trained with several seeds, in each of the runs (title: name)."""
-    lines, commands = [], []
-    for title, run in runs.items():
-        path = RUNS / run / "scores.json"
-        scores = json.loads(path.read_text()) if path.is_file() else {}
-        if "seeds" not in scores:
-            continue
-        for name, system in scores["seeds"]["systems"].items():
-            each = ", ".join(f"{value:.3f}" for value in system["values"])
-            cells = [title, name, scores["seeds"]["metric"], span(system["mean"]), each]
-            lines.append(f"| {' | '.join(cells)} |")
-        best = scores["held_out"]["best_baseline"]
-        if best and best != "instruction tuning":
-            value = scores["held_out"]["systems"][best][scores["held_out"]["metric"]]
-            lines.append(f"| {title} | {best} (one fit) | {scores['seeds']['metric']} | {value['value']:.3f} | |")
-        commands.append(command_of(run))
-    top = ["| rows | system | metric | mean over seeds | each seed |", "|---|---|---|---|---|"]
-    footer = f"Seeds 0 to {SEEDS - 1}; the interval is the 95 % t-interval over seeds, wide because they are few."
-    return "\n".join([*top, *lines, "", footer, "", "```sh", *commands, "```"])
-
-
-def command_of(run: str) -> str:
-    command = json.loads((RUNS / run / "manifest.json").read_text())["command"]
-    return shlex.join([Path(part).name if "/" in part else part for part in command])
-
-
-def cost_by_stage(folder: Path) -> dict[str, dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
-    return {line["stage"]: line for line in lines}
-
-
-def span(value: dict[str, float]) -> str:
-    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
-
-
-def signed(value: dict[str, float] | None) -> str:
-    return f"{value['value']:+.3f} [{value['low']:+.3f}, {value['high']:+.3f}]" if value else ""
-
-
-def write_figures(name: str, text: str) -> None:
-    """Replace what stands between the markers of `name` in the method's page."""
-    pattern = re.compile(rf"(<!-- FIGURES:{name} -->\n).*?(<!-- /FIGURES:{name} -->)", re.DOTALL)
-    page = PAGE.read_text(encoding="utf-8")
-    assert pattern.search(page), f"{PAGE} has no markers for {name}"
-    PAGE.write_text(pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page), encoding="utf-8")
 
 
 OVER_SEEDS = {
@@ -132,14 +36,14 @@ WNUT17 = {"data__train": "wnut17", "data__train_rows": 1700, "data__dev_rows": 1
 
 
 def test_crowd_tweets_beats_the_prompt() -> None:
-    scores = run_or_resume("crowd-tweets", compare=True)["held_out"]
-    write_figures("demo", table({"": "crowd-tweets"}))
+    scores = run_or_resume(METHOD, "crowd-tweets", compare=True)["held_out"]
+    write_figures(METHOD, "demo", table({"": "crowd-tweets"}))
     assert scores["against"]["zero-shot prompt"]["difference"]["low"] > 0
 
 
 def test_emotion() -> None:
-    scores = run_or_resume("emotion", data__train="emotion", compare=True)["held_out"]
-    write_figures("emotion", table({"": "emotion"}))
+    scores = run_or_resume(METHOD, "emotion", data__train="emotion", compare=True)["held_out"]
+    write_figures(METHOD, "emotion", table({"": "emotion"}))
     ours = scores["systems"]["label supervision"]
     assert ours["accuracy"]["value"] >= 0.78
     assert ours["macro_f1"]["value"] >= 0.74
@@ -148,9 +52,11 @@ def test_emotion() -> None:
 def test_wnut17_causal_and_bidirectional() -> None:
     """At 135M and one epoch unmasking may not help: check 6 shows the mechanism, this shows what is so."""
     common = WNUT17 | {"plan__epochs": 1, "seeds": 1}
-    scores = run_or_resume("wnut17-causal", compare=True, **common)["held_out"]
-    run_or_resume("wnut17-bidirectional", attention="bidirectional", plan__adapt_from_layer=0, **common)
-    write_figures("wnut17", table({"causal": "wnut17-causal", "bidirectional, all layers": "wnut17-bidirectional"}))
+    scores = run_or_resume(METHOD, "wnut17-causal", compare=True, **common)["held_out"]
+    run_or_resume(METHOD, "wnut17-bidirectional", attention="bidirectional", plan__adapt_from_layer=0, **common)
+    write_figures(
+        METHOD, "wnut17", table({"causal": "wnut17-causal", "bidirectional, all layers": "wnut17-bidirectional"})
+    )
     ours = scores["systems"]["label supervision"]
     assert ours["entity_f1"]["low"] > scores["systems"]["majority class"]["entity_f1"]["value"]
 
@@ -158,9 +64,16 @@ def test_wnut17_causal_and_bidirectional() -> None:
 def test_sst2_over_seeds() -> None:
     """The card expects 0.80 to 0.88 of label supervision and 0.50 to 0.70 of the prompt."""
     scores = run_or_resume(
-        "sst2", data__train="sst2", data__train_rows=2000, data__dev_rows=872, compare=True, instruct=True, seeds=SEEDS
+        METHOD,
+        "sst2",
+        data__train="sst2",
+        data__train_rows=2000,
+        data__dev_rows=872,
+        compare=True,
+        instruct=True,
+        seeds=SEEDS,
     )
-    write_figures("seeds", seeds_table(OVER_SEEDS))
+    write_figures(METHOD, "seeds", seeds_table(OVER_SEEDS))
     assert scores["seeds"]["systems"]["label supervision"]["mean"]["value"] > 0.8
 
 
@@ -170,8 +83,8 @@ def test_sst2_over_seeds() -> None:
     ("banking77-all", {"plan__epochs": 2}, 0.85),
 ])  # fmt: skip
 def test_banking77_over_seeds(name: str, values: dict[str, Any], floor: float) -> None:
-    scores = run_or_resume(name, data__train="banking77", seeds=SEEDS, **values)
-    write_figures("seeds", seeds_table(OVER_SEEDS))
+    scores = run_or_resume(METHOD, name, data__train="banking77", seeds=SEEDS, **values)
+    write_figures(METHOD, "seeds", seeds_table(OVER_SEEDS))
     assert scores["seeds"]["systems"]["label supervision"]["mean"]["value"] > floor
 
 
@@ -182,14 +95,14 @@ def test_banking77_over_seeds(name: str, values: dict[str, Any], floor: float) -
 ])  # fmt: skip
 def test_wnut17_over_seeds(name: str, values: dict[str, Any]) -> None:
     """All layers adapted in each, so that what differs is the mask and the adaptation."""
-    scores = run_or_resume(name, plan__adapt_from_layer=0, **WNUT17, **values)
-    write_figures("seeds", seeds_table(OVER_SEEDS))
+    scores = run_or_resume(METHOD, name, plan__adapt_from_layer=0, **WNUT17, **values)
+    write_figures(METHOD, "seeds", seeds_table(OVER_SEEDS))
     assert scores["seeds"]["systems"]["label supervision"]["mean"]["value"] > 0.05
 
 
 def test_emotion_over_seeds() -> None:
-    scores = run_or_resume("emotion-seeds", data__train="emotion", compare=True, instruct=True, seeds=SEEDS)
-    write_figures("seeds", seeds_table(OVER_SEEDS))
+    scores = run_or_resume(METHOD, "emotion-seeds", data__train="emotion", compare=True, instruct=True, seeds=SEEDS)
+    write_figures(METHOD, "seeds", seeds_table(OVER_SEEDS))
     assert scores["seeds"]["systems"]["label supervision"]["mean"]["value"] > 0.77
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from camelid import models
+from camelid import bases, models
 from camelid.batches import Batch, Tokens, collate_rows
-from camelid.heads import LabelModel, TokenModel, pool, run_trunk
+from camelid.heads import LabelModel, Sight, TokenModel, pool, run_trunk
 from camelid.objectives import cross_entropy
 from camelid.prediction import logits_by_row
 from camelid.reading import Reading, first_subtokens, tokenise
@@ -25,7 +25,7 @@ ARCHITECTURES = ("llama", "mistral", "qwen2")
 
 
 def states_of(trunk: torch.nn.Module, batch: Batch, attention: str) -> torch.Tensor:
-    return run_trunk(LabelModel(trunk, ["a", "b"], "last", attention), batch)  # type: ignore[arg-type]
+    return run_trunk(trunk, Sight(attention), batch)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -51,7 +51,7 @@ def test_check_1_causality_probe(architecture: str, implementation: str, width: 
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_check_2_padding_changes_nothing(attention: str, pooling: str, side: str) -> None:
     torch.manual_seed(1)
-    model = LabelModel(tiny_trunk(), ["a", "b", "c"], pooling, attention).eval()  # type: ignore[arg-type]
+    model = LabelModel(tiny_trunk(), ["a", "b", "c"], pooling, Sight(attention)).eval()  # type: ignore[arg-type]
     row, other = [3, 9, 5, 11, 4, 5], [8, 2, 7, 5, 1, 6, 12, 20, 33]
     with torch.no_grad():
         alone = model(batch_of([row]))
@@ -61,7 +61,7 @@ def test_check_2_padding_changes_nothing(attention: str, pooling: str, side: str
 
 def test_check_2_would_notice_padding_that_is_read() -> None:
     """The paper's code pools and attends over padding; the same row then answers differently."""
-    model = LabelModel(tiny_trunk(), ["a", "b"], "mean", "bidirectional").eval()
+    model = LabelModel(tiny_trunk(), ["a", "b"], "mean", Sight("bidirectional")).eval()
     with torch.no_grad():
         alone, padded = (model(batch_of([[3, 9, 11]], width=width)) for width in (3, 6))
         read = batch_of([[3, 9, 11]], width=6)
@@ -92,7 +92,7 @@ def test_check_4_first_subtoken_carries_the_tag() -> None:
 def test_check_4_with_a_real_tokenizer(tiny_model: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
     row = Tagged("0", "here", ("Extraordinarily", "Kong", "!"), ("B-x", "I-x", "O"))
-    model = TokenModel(tiny_trunk(), ["B-x", "I-x", "O"], "causal")
+    model = TokenModel(tiny_trunk(), ["B-x", "I-x", "O"], Sight())
     (tokens,) = tokenise(tokenizer, [row], model, Reading(64))
     assert tokens.labels == [0, 1, 2]
     assert tokens.words is not None
@@ -102,11 +102,11 @@ def test_check_4_with_a_real_tokenizer(tiny_model: Path) -> None:
 
 def test_a_token_model_reads_the_words_positions_only() -> None:
     torch.manual_seed(3)
-    model = TokenModel(tiny_trunk(), ["O", "B-x"], "causal").eval()
+    model = TokenModel(tiny_trunk(), ["O", "B-x"], Sight()).eval()
     rows = [Tokens("0", [3, 9, 5, 11], [0, 1], words=[1, 3]), Tokens("1", [8, 2], [1], words=[0])]
     batch = collate_rows(rows, pad_id=5)
     with torch.no_grad():
-        states = run_trunk(model, batch)
+        states = run_trunk(model.trunk, model.sight, batch)
         expected = model.head(torch.stack([states[0, 1], states[0, 3], states[1, 0]]))
         torch.testing.assert_close(model(batch), expected)
     assert batch.labels_N.tolist() == [0, 1, 1]
@@ -115,8 +115,8 @@ def test_a_token_model_reads_the_words_positions_only() -> None:
 
 def test_check_5_trainable_set_save_reload_merge(tiny_model: Path, tmp_path: Path) -> None:
     plan = Plan(lora_targets=("q_proj", "v_proj"), lora_rank=4, precision="float32")
-    base = models.open_base(str(tiny_model))
-    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "last", "attention": "causal"}
+    base = bases.open_base(str(tiny_model))
+    settings = {"kind": "label", "classes": ["a", "b"], "pooling": "last"}
     model = models.label_model(base, settings, plan, Reading(16))
     layers = base.config.num_hidden_layers
     expected = {
@@ -147,7 +147,7 @@ def test_check_5_trainable_set_save_reload_merge(tiny_model: Path, tmp_path: Pat
     ids = torch.tensor([[3, 9, 5, 11]])
     with torch.no_grad():
         theirs = by_peft(ids, output_hidden_states=True).hidden_states[-1]
-        ours = run_trunk(model.eval(), batch_of([[3, 9, 5, 11]]))
+        ours = run_trunk(model.eval().trunk, model.sight, batch_of([[3, 9, 5, 11]]))
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
 
 
@@ -158,7 +158,7 @@ def parity_accuracy(attention: str, steps: int) -> tuple[float, float]:
     trunk = tiny_trunk(
         vocab_size=32, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_key_value_heads=4
     ).train()
-    model = TokenModel(trunk, ["even", "odd"], attention)  # type: ignore[arg-type]
+    model = TokenModel(trunk, ["even", "odd"], Sight(attention))  # type: ignore[arg-type]
     model.dropout.p = 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     row_N, token_N = (grid.reshape(-1) for grid in torch.meshgrid(torch.arange(32), torch.arange(15), indexing="ij"))

@@ -13,19 +13,21 @@ import os
 import pkgutil
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from camelid.data.columns import Problem, Problems, labelled, missing_columns, tagged, tagged_columns, text_in, words_in
+from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_columns, text_in, words_in
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Labelled, Tagged
+from camelid.rows import Annotated, Flagged, Labelled, Preference, Tagged
 
 LabelRow = Labelled | Tagged
+AnyRow = LabelRow | Annotated | Flagged | Preference
+KINDS = {Labelled: "labels", Tagged: "tags", Annotated: "annotations", Flagged: "flags", Preference: "pairs"}
 CORRECT = "Fill them in, or remove these rows."
 
 
@@ -51,7 +53,8 @@ class Splits:
 class NamedSet:
     """A named set as it stands on this machine: its splits by role, and the place where each would be read.
 
-    `kind` is "labels" or "tags"; `about` says what it is, with source and licence; `problem` is why it cannot be read.
+    `kind` says what rows it holds, one of `KINDS`; `about` says what it is, with source and licence; `problem` is why
+    it cannot be read.
     """
 
     name: str
@@ -62,16 +65,21 @@ class NamedSet:
     problem: UserError | None
 
 
-def read_rows(source: str, data: Data | None = None, *, dropped: Counter[str] | None = None) -> list[Any]:
+def read_rows(
+    source: str, data: Data | None = None, *, shape: Shape | None = None, dropped: Counter[str] | None = None
+) -> list[Any]:
     """Rows of a file (.csv .tsv .jsonl .parquet), a named set (`emotion`, `emotion:test`) or `hub:<id>[:split]`.
 
-    Columns are `data.text` and `data.label`, or `data.tokens` and `data.tags` for tagged sentences. Raises UserError
-    with every problem found; rows left out under `data.missing = "drop"` are counted in `dropped` by reason.
+    Columns are `data.text` and `data.label`, or `data.tokens` and `data.tags` for tagged sentences; a `shape` reads
+    other kinds of rows. Raises UserError with every problem found, or when a named set holds another kind; rows left
+    out under `data.missing = "drop"` are counted in `dropped` by reason.
     """
     data = data or Data()
     dropped = Counter() if dropped is None else dropped
     name, _, split = source.partition(":")
     if named := _named_set(name):
+        if shape:
+            _check_kind(name, (shape.kind,))
         chosen = split or named.SPLITS["train"]
         if chosen not in named.SPLITS.values():
             known = ", ".join(named.SPLITS.values())
@@ -79,34 +87,39 @@ def read_rows(source: str, data: Data | None = None, *, dropped: Counter[str] | 
         return list(named.read(chosen, dropped))
     if name == "hub":
         hub, _, hub_split = split.partition(":")
-        return _to_rows(read_hub(hub, hub_split or "train"), source, data, dropped)
+        table = read_hub(hub, hub_split or "train")
+        return _to_rows(table, source, shape or label_shape(data), data.missing == "drop", dropped)
     if Path(source).suffix not in SUFFIXES and not Path(source).exists():
         raise UserError(
             f"{source!r} is neither a file nor a named data set",
             f"Files end in {', '.join(SUFFIXES)}; named sets are: {', '.join(named_sets())}.",
         )
-    return _to_rows(read_table(Path(source)), source, data, dropped)
+    return _to_rows(read_table(Path(source)), source, shape or label_shape(data), data.missing == "drop", dropped)
 
 
-def read_splits(data: Data, seed: int) -> Splits:
+def read_splits(data: Data, seed: int, shape: Shape | None = None) -> Splits:
     """Train, dev and test rows of a recipe. Raises UserError with every problem found in any of the files.
 
     When dev is absent it is drawn from train with the seed, by distinct text, so that no text stands on both sides.
+    Without a `shape` the rows have labels or tags, and dev and test may hold none that train lacks.
     """
     if not data.train:
         raise UserError("no training data is named", "Add --data FILE, or --data with the name of a set.")
+    for source in _sources(data).values():
+        _check_kind(source.partition(":")[0], (shape.kind,) if shape else (Labelled, Tagged))
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
     rows: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
     problems: list[UserError] = []
     for role, source in _sources(data).items():
         try:
-            rows[role] = read_rows(source, data, dropped=dropped[role])
+            rows[role] = read_rows(source, data, shape=shape, dropped=dropped[role])
         except UserError as error:
             problems.append(error)
             if "from the hub" in error.what:
                 break  # the other splits would wait for the same time-out and say the same
     raise_all(problems)
-    _check_classes(rows["train"], data)
+    if shape is None:
+        _check_classes(rows["train"], data)
     if not rows["dev"]:
         rows["train"], rows["dev"] = draw_dev(rows["train"], data.dev_share, seed)
         _check_drawn(rows, data)
@@ -114,7 +127,8 @@ def read_splits(data: Data, seed: int) -> Splits:
     rows["train"] = _draw_per_class(rows["train"], data.train_per_class, seed)
     for role, limit in (("train", data.train_rows), ("dev", data.dev_rows), ("test", data.test_rows)):
         rows[role] = _draw(rows[role], limit, seed)
-    _check_labels(rows, data)
+    if shape is None:
+        _check_labels(rows, data)
     return Splits(
         **rows,
         dropped={f"{role}: {why}": count for role, counts in dropped.items() for why, count in counts.items()},
@@ -165,8 +179,7 @@ def draw_dev(rows: Sequence[LabelRow], share: float, seed: int) -> tuple[list[An
         groups[_content(row)].append(row)
     by_label: dict[Any, list[list[Any]]] = defaultdict(list)
     for group in groups.values():
-        label = group[0].label if isinstance(group[0], Labelled) else None
-        by_label[label if isinstance(label, str) else None].append(group)
+        by_label[_stratum(group[0])].append(group)
     train, drawn = [], []
     for label in sorted(by_label, key=str):
         shuffled = random.Random(f"{seed} dev {label}").sample(by_label[label], len(by_label[label]))
@@ -183,10 +196,16 @@ def labels_of(rows: Iterable[LabelRow]) -> list[str]:
     return sorted({label for row in rows for label in labels_in(row)})
 
 
-def labels_in(row: LabelRow) -> tuple[str, ...]:
-    """The classes of a row: its one, its many, its words' tags; none where its label is a number."""
+def labels_in(row: AnyRow) -> tuple[str, ...]:
+    """The classes of a row: its one, its many, its words' tags; none where its label is a number, or it has none."""
     if isinstance(row, Tagged):
         return row.tags
+    if isinstance(row, Annotated):
+        return tuple(f"{kind} {label}" for kind, label in row.labels.items())
+    if isinstance(row, Flagged):
+        return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
+    if isinstance(row, Preference):
+        return ()
     if isinstance(row.label, tuple):
         return row.label
     return (row.label,) if isinstance(row.label, str) else ()
@@ -222,7 +241,7 @@ def describe_set(name: str) -> NamedSet:
         raise UserError(f"there is no named set {name!r}", fix)
     return NamedSet(
         name,
-        "tags" if named.ROW is Tagged else "labels",
+        KINDS[named.ROW],
         (named.__doc__ or "").strip(),
         dict(named.SPLITS),
         places_of(name),
@@ -231,14 +250,15 @@ def describe_set(name: str) -> NamedSet:
 
 
 def places_of(name: str) -> dict[str, str]:
-    """Where each split of a named set would be read: "embedded" (its wheel), a file of CAMELID_DATA, or "hub"."""
+    """Where each split of a named set is read: "embedded" (its wheel), a file of CAMELID_DATA, "hub" or "nowhere"."""
     named: Any = _named_set(name)
     splits = named.SPLITS.values()
-    if not hasattr(named, "read_local_or_hub"):  # what a set imports says where its rows can come from
-        return dict.fromkeys(splits, "embedded")
+    if not hasattr(named, "read_local_or_hub") and not hasattr(named, "read_local"):
+        return dict.fromkeys(splits, "embedded")  # what a set imports says where its rows can come from
     root = os.environ.get("CAMELID_DATA")
     files = {split: Path(root) / name / f"{split}.jsonl" for split in splits} if root else {}
-    return {split: str(files[split]) if split in files and files[split].exists() else "hub" for split in splits}
+    elsewhere = "hub" if hasattr(named, "read_local_or_hub") else "nowhere"
+    return {split: str(files[split]) if split in files and files[split].exists() else elsewhere for split in splits}
 
 
 def problem_of(name: str) -> UserError | None:
@@ -271,6 +291,23 @@ def _named_set(name: str) -> ModuleType | None:
     return importlib.import_module(f"camelid.data.{name.replace('-', '_')}") if name in named_sets() else None
 
 
+def _stratum(row: AnyRow) -> Any:
+    """What a drawn dev split has in the same shares as train, as far as that can be had."""
+    if isinstance(row, Flagged):
+        return any(row.flags.values())
+    return row.label if isinstance(row, Labelled) and isinstance(row.label, str) else None
+
+
+def _check_kind(name: str, kinds: Sequence[type]) -> None:
+    """Whether a named set holds rows of one of the kinds; a name that is none is somebody else's matter."""
+    named: Any = _named_set(name)
+    if named and named.ROW not in kinds:
+        wanted = " or ".join(KINDS[kind] for kind in kinds)
+        fitting = [other for other in named_sets() if _named_set(other).ROW in kinds]  # type: ignore[union-attr]
+        what = f"the set {name} holds {KINDS[named.ROW]}, and {wanted} are wanted"
+        raise UserError(what, f"Sets that hold them: {', '.join(fitting) or 'none'}; a file of your own will do.")
+
+
 def _sources(data: Data) -> dict[str, str]:
     """Source by role. A named set given for train brings its own dev and test splits."""
     named = _named_set(data.train)
@@ -279,24 +316,21 @@ def _sources(data: Data) -> dict[str, str]:
     return own | {role: source for role, source in given.items() if source}
 
 
-def _to_rows(table: Table, source: str, data: Data, dropped: Counter[str]) -> list[Any]:
+def _to_rows(table: Table, source: str, shape: Shape, drops: bool, dropped: Counter[str]) -> list[Any]:
     """Rows of a table of the user's own; a row's id is its number in the file."""
-    convert: Callable[..., LabelRow | Problem] = tagged if data.tokens or data.tags else labelled
-    wanted = tagged_columns(data) if convert is tagged else (data.text, data.label)
     rows: list[Any] = []
     columns: dict[str, None] = {}
     problems = Problems(source)
     for number, (origin, values) in enumerate(table):
         columns |= dict.fromkeys(values)
-        row = convert(str(number), origin, values, data)
+        row = shape.convert(str(number), origin, values)
         if not isinstance(row, Problem):
             rows.append(row)
-        elif data.missing == "drop" and row.missing:
+        elif drops and row.missing:
             dropped[row.what] += 1
         else:
             problems.add(row, origin)
-    options = "--tokens and --tags" if convert is tagged else "--text and --label (or --tokens and --tags)"
-    raise_all(missing_columns(source, wanted, columns, options) if columns else [])
+    raise_all(missing_columns(source, shape.columns, columns, shape.options) if columns else [])
     raise_all(problems.errors())
     if not rows:
         raise UserError(f"{source} has no usable rows", "It needs a header line and at least one complete row.")
@@ -357,8 +391,13 @@ def _overlaps(rows: dict[str, list[Any]]) -> list[str]:
     return warnings
 
 
-def _content(row: LabelRow) -> Any:
-    return row.text.strip() if isinstance(row, Labelled) else row.tokens
+def _content(row: AnyRow) -> Any:
+    """What makes two rows the same, whatever is said of them."""
+    if isinstance(row, Labelled | Annotated):
+        return row.text.strip()
+    if isinstance(row, Tagged):
+        return row.tokens
+    return row.messages if isinstance(row, Flagged) else row.prompt
 
 
 def _draw_per_class(rows: list[Any], limit: int | None, seed: int) -> list[Any]:

@@ -6,14 +6,14 @@ import difflib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Labelled, Tagged
+from camelid.rows import Annotated, Flagged, Labelled, Message, Preference, Tagged
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
@@ -31,6 +31,75 @@ class Problem:
     fix: str = "Correct these rows, or remove them."
     missing: bool = False
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The kind of rows a table is read into.
+
+    `convert(id, origin, values)` makes a row or says what is wrong; `columns` are those it needs, and `options` how a
+    user names them.
+    """
+
+    kind: type
+    convert: Callable[[str, str, dict[str, Any]], Any]
+    columns: tuple[str, ...]
+    options: str
+
+
+def label_shape(data: Data) -> Shape:
+    """Labelled texts, or tagged sentences where `data` names columns for words or tags."""
+    if data.tokens or data.tags:
+        columns = tagged_columns(data)
+        return Shape(
+            Tagged, lambda row_id, origin, values: tagged(row_id, origin, values, data), columns, "--tokens and --tags"
+        )
+    options = "--text and --label (or --tokens and --tags)"
+    return Shape(
+        Labelled,
+        lambda row_id, origin, values: labelled(row_id, origin, values, data),
+        (data.text, data.label),
+        options,
+    )
+
+
+def annotation_shape(text: str, labels: Mapping[str, str], group: str | None) -> Shape:
+    """Annotated texts: `labels` maps each kind of label to its column; `group` is the column of the group, if any."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Annotated | Problem:
+        words = text_in(values, text)
+        found = {kind: _label_in(values, column) for kind, column in labels.items()}
+        member = _label_in(values, group) if group else ""
+        problem = _first_problem(words, *found.values(), member)
+        return problem or Annotated(row_id, origin, words, found, member)  # type: ignore[arg-type]
+
+    columns = (text, *labels.values(), *([group] if group else []))
+    return Shape(Annotated, convert, columns, "the recipe's fields for columns")
+
+
+def flag_shape(text: str, categories: Sequence[str]) -> Shape:
+    """Prompts with a column for each category: 1 or true, 0 or false, or empty where nobody knows."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Flagged | Problem:
+        words = text_in(values, text)
+        flags = {name: _flag_in(values, name) for name in categories if not is_missing(values.get(name))}
+        problem = _first_problem(words, *flags.values())
+        return problem or Flagged(row_id, origin, (Message("user", str(words)),), flags)  # type: ignore[arg-type]
+
+    return Shape(Flagged, convert, (text,), "--text; each category of the policy is a column of that name")
+
+
+def preference_shape(prompt: str, chosen: str, rejected: str) -> Shape:
+    """A question and two answers, the first of them the better one."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Preference | Problem:
+        texts = [text_in(values, column) for column in (prompt, chosen, rejected)]
+        if problem := _first_problem(*texts):
+            return problem
+        question, good, bad = map(str, texts)
+        return Preference(row_id, origin, (Message("user", question),), good, bad)
+
+    return Shape(Preference, convert, (prompt, chosen, rejected), "the recipe's fields for columns")
 
 
 class Problems:
@@ -141,6 +210,14 @@ def _label_in(values: dict[str, Any], column: str) -> str | Problem:
         kind = "a number with a decimal point" if isinstance(value, float) else kind_of(value)
         return Problem(f"column {column!r} holds {kind}, not a class", "Classes are words or whole numbers.")
     return _wrong_characters(str(value), column) or str(value).strip()
+
+
+def _flag_in(values: dict[str, Any], column: str) -> bool | Problem:
+    known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    found = known.get(str(values[column]).strip().lower().removesuffix(".0"))
+    if found is None:
+        return Problem(f"column {column!r} holds neither 1 nor 0", "Write 1, 0, or nothing where nobody knows.")
+    return found
 
 
 def _labels_in(values: dict[str, Any], column: str, separator: str) -> tuple[str, ...] | Problem:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
-from camelid.rows import Message
+from camelid import recipe
+from camelid.progress import track
+from camelid.rows import Prompt
 
-Prompt = str | tuple[Message, ...]  # raw text as it is, or messages that the engine's chat template lays out
 Stop = Literal["end", "string", "length", "failed"]
 Ability = Literal["sample", "score", "hidden", "edit"]
 
@@ -80,7 +82,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Log-probabilities in nats of each answer's tokens, given the prompt and the tokens before: one tuple an answer."""
+    """Log-probabilities in nats of each answer's tokens, given what stands before them: one tuple an answer."""
 
     logprobs: tuple[tuple[float, ...], ...]
     prompt_tokens: int = 0
@@ -112,12 +114,16 @@ PROBLEMS = {
 }
 
 
+A = TypeVar("A", bound="Request | Question")
+T = TypeVar("T", bound="Completion | Scored")
+
+
 class Engine(Protocol):
     """What sampling and scoring need of a source of text.
 
     `fingerprint` names everything its answers depend on beside the question: weights, number format, way of batching,
-    template. Both methods yield (index, answer) as answers are ready, in any order, each index once. `cache` is None for
-    an engine whose weights may change.
+    template. Both methods yield (index, answer) as answers are ready, in any order, each index once. `cache` is None
+    for an engine whose weights may change.
     """
 
     can: frozenset[Ability]
@@ -126,6 +132,56 @@ class Engine(Protocol):
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]: ...
     def logprobs(self, questions: Sequence[Question]) -> Iterator[tuple[int, Scored]]: ...
+
+
+def answer_all(
+    engine: Engine, asked: Sequence[A], ask: Callable[[Sequence[A]], Iterator[tuple[int, T]]], what: str
+) -> list[T]:
+    """The engine's answers in the order asked. Each is looked for in the engine's cache first, and kept there at once.
+
+    What is asked twice is asked once. A failed answer is not kept, so that the next run asks again.
+    """
+    keys = [key_of(engine, one) for one in asked]
+    found: dict[str, Any] = engine.cache.get(keys) if engine.cache is not None else {}
+    first_of = {key: index for index, key in reversed(list(enumerate(keys)))}
+    missing = sorted(index for key, index in first_of.items() if key not in found)
+    with track(what, len(missing)) as advance:
+        for place, answer in ask([asked[index] for index in missing]):
+            key = keys[missing[place]]
+            found[key] = answer
+            if engine.cache is not None and not answer.problem:
+                engine.cache.put(key, answer, engine.fingerprint)
+            advance(1)
+    return [found[key] for key in keys]
+
+
+def open_engine(
+    engine: recipe.Engine, model: recipe.Model, adapted: Path | None = None, base: str | None = None
+) -> Engine:
+    """The engine of a recipe. `adapted` is the folder of a language model trained on `model`, for a local engine.
+
+    `base` names the base of that model where it was moved.
+
+    Raises UserError when it is not there, or its values do not fit together.
+    """
+    from camelid.engines.cache import Cache, cache_path
+
+    cache = Cache(cache_path()) if engine.cache else None
+    if engine.ray:
+        from camelid.engines.ray import open_ray
+
+        return open_ray(engine, model, cache)
+    if engine.kind == "remote":
+        from camelid.engines.remote import RemoteEngine
+
+        return RemoteEngine(engine, cache=cache)
+    if engine.kind == "vllm":
+        from camelid.engines.vllm import open_vllm
+
+        return open_vllm(engine, model, cache)
+    from camelid.engines.local import open_local
+
+    return open_local(engine, model, cache, adapted, base)
 
 
 def key_of(engine: Engine, asked: Request | Question) -> str:

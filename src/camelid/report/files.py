@@ -50,7 +50,8 @@ class RunFiles:
     @property
     def temperature(self) -> float:
         """What divided the logits of the trained model; 1 where nothing did."""
-        return float((self.handle.get("settings") or {}).get("temperature") or 1)
+        settings = self.handle.get("settings") or {}
+        return float((settings.get("rescaling") or {}).get("temperature") or 1)
 
     @cached_property
     def missing(self) -> list[str]:

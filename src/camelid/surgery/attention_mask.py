@@ -6,6 +6,7 @@ forward that is not plainly causal over right-padded rows gets an explicit boole
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -31,19 +32,19 @@ def build_mask(mask_BT: Tensor, attention: Attention) -> Tensor | None:
     return (allowed_BTT | torch.eye(length, dtype=torch.bool, device=mask_BT.device))[:, None]
 
 
-def choices_mask(prefix: int, choice_of_BT: Tensor) -> Tensor:
-    """Boolean (B, 1, T, prefix + T) for rows that hold a prompt body followed by several alternative choices.
+def tree_mask(parents: Sequence[int], front: int) -> Tensor:
+    """Boolean (1, 1, N, front + N) for trees of tokens that are laid behind each other in one line.
 
-    `choice_of_BT` is 0 on the body, k on the tokens of choice k and -1 on padding; `prefix` cached tokens come before.
-    Every token reads the prefix, the body up to itself, and within its own choice only: as if each choice stood alone.
+    Flat token i reads the `front` cached tokens that stand before all trees, its ancestors, and itself: what it would
+    read alone. `parents` are flat places, -1 at a tree's root; a parent stands before its children.
     """
-    length = choice_of_BT.shape[1]
-    query_BT1, key_B1T = choice_of_BT[:, :, None], choice_of_BT[:, None, :]
-    causal_TT = torch.ones(length, length, dtype=torch.bool, device=choice_of_BT.device).tril()
-    allowed_BTT = causal_TT & ((key_B1T == 0) | (key_B1T == query_BT1))
-    allowed_BTT = allowed_BTT | torch.eye(length, dtype=torch.bool, device=choice_of_BT.device)
-    past = torch.ones(*choice_of_BT.shape, prefix, dtype=torch.bool, device=choice_of_BT.device)
-    return torch.cat([past, allowed_BTT], dim=2)[:, None]
+    allowed = torch.zeros(len(parents), front + len(parents), dtype=torch.bool)
+    allowed[:, :front] = True
+    for place, parent in enumerate(parents):
+        if parent >= 0:
+            allowed[place] = allowed[parent]
+        allowed[place, front + place] = True
+    return allowed[None, None]
 
 
 def _is_right_padded(is_text_BT: Tensor) -> bool:

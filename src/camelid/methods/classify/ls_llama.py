@@ -40,15 +40,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from camelid import baselines, data, forecast, labelling, models, prediction, recipe
+from camelid import baselines, bases, data, forecast, labelling, models, prediction, recipe
+from camelid.annotation import softmax
 from camelid.batches import Tokens
 from camelid.data import Splits
+from camelid.engines import Question
+from camelid.engines.local import LocalEngine
 from camelid.evaluation import evaluate, evaluate_seeds
 from camelid.objectives import cross_entropy
 from camelid.reading import Reading, cut_texts, pad_id, tokenise_texts
 from camelid.rows import Labelled, Predicted
 from camelid.runs import Run, slug
-from camelid.scoring import choice_logprobs
+from camelid.scoring import score
 from camelid.training import train
 
 OURS = "label supervision"
@@ -134,35 +137,30 @@ def supervise(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes
     if recipe.mntp_epochs:
         start = run.model(
             f"adapted{suffix}",
-            build=lambda: models.language_model(_base(recipe), _attention(recipe), plan),
+            build=lambda: models.language_model(_base(recipe), {"sight": _sight(recipe)}, plan),
             fit=lambda model, folder: adapt(recipe, model, plan, folder, rows.train),
         )
-    model = run.model(
-        f"model{suffix}",
-        build=lambda: build(recipe, plan, data.task_of(rows.train), classes, start),
-        fit=lambda model, folder: labelling.fit(
-            model,
-            _base(recipe).tokenizer,
-            rows.train,
-            rows.dev,
-            reading_of(recipe),
-            plan,
-            folder,
-            balanced=recipe.class_weights == "balanced",
-            calibrated=recipe.calibrate,
-        ),
-    )
+
+    def fit(model: Any, folder: Path) -> None:
+        tokenizer, balanced = _base(recipe).tokenizer, recipe.class_weights == "balanced"
+        labelling.fit(model, tokenizer, rows.train, rows.dev, plan, folder, balanced=balanced)
+        if recipe.calibrate:
+            labelling.calibrate(model, tokenizer, rows.dev)
+
+    task = data.task_of(rows.train)
+    model = run.model(f"model{suffix}", build=lambda: build(recipe, plan, task, classes, start), fit=fit)
     held_out = rows.test or rows.dev
     return run.rows(f"predictions/{slug(OURS)}{suffix}", lambda: prediction.predict_with(model, held_out))
 
 
 def build(recipe: Recipe, plan: recipe.Plan, task: str, classes: Sequence[str], start: Path | None = None) -> Any:
     """Steps 2, 3 or 4, and 5: frozen trunk, adapters, and a head for labels or tags."""
-    settings: dict[str, Any] = {"classes": list(classes), **_attention(recipe)}
+    sight = {**_sight(recipe), "reads_padding": recipe.paper_padding}
+    settings: dict[str, Any] = {"classes": list(classes), "sight": sight}
     if task == "tags":
         settings |= {"kind": "token"}
     else:
-        settings |= {"kind": "label", "pooling": recipe.pooling, "task": task, "reads_padding": recipe.paper_padding}
+        settings |= {"kind": "label", "pooling": recipe.pooling, "task": task}
     return models.label_model(_base(recipe), settings, plan, reading_of(recipe), start)
 
 
@@ -211,12 +209,12 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     return found
 
 
-def _base(recipe: Recipe) -> models.Base:
-    return models.open_base(recipe.model.base, recipe.model.revision)
+def _base(recipe: Recipe) -> bases.Base:
+    return bases.open_base(recipe.model.base, recipe.model.revision)
 
 
-def _attention(recipe: Recipe) -> dict[str, Any]:
-    return {"attention": recipe.attention, "unmasked": recipe.unmask_layers and list(recipe.unmask_layers)}
+def _sight(recipe: Recipe) -> dict[str, Any]:
+    return {"attention": recipe.attention, "unmasked": recipe.unmask_layers}
 
 
 def _suffix(recipe: Recipe, plan: recipe.Plan) -> str:
@@ -255,7 +253,7 @@ def prompt_base(
         PROMPT.format(text=text) + f" {class_words(row.label)}\n\n"
         for row, text in zip(examples, cut_texts(base.tokenizer, examples, EXAMPLE_TOKENS), strict=True)
     )
-    lm = models.load_lm(base, models.resolve_precision(recipe.plan.precision))
+    lm = bases.load_lm(base, bases.resolve_precision(recipe.plan.precision))
     choices = [f" {class_words(name)}" for name in classes]
     return prompted(recipe, lm, base.tokenizer, prefix, choices, classes, rows, "few-shot" if examples else "zero-shot")
 
@@ -271,12 +269,13 @@ def prompted(
     what: str,
 ) -> list[Predicted]:
     """For each row the class whose choice is most likely after prefix and prompt."""
-    prompts = [PROMPT.format(text=text) for text in cut_texts(tokenizer, rows, recipe.max_tokens)]
-    logprobs_BK = choice_logprobs(lm, tokenizer, prefix, prompts, choices, what)
-    return [
-        Predicted(row.id, row.label, classes[int(scores.argmax())], dict(zip(classes, scores.tolist(), strict=True)))
-        for row, scores in zip(rows, logprobs_BK.double().softmax(dim=-1), strict=True)
-    ]
+    texts = cut_texts(tokenizer, rows, recipe.max_tokens)
+    questions = [Question(prefix + PROMPT.format(text=text), tuple(choices)) for text in texts]
+    predicted = []
+    for row, found in zip(rows, score(LocalEngine(lm, tokenizer), questions, what), strict=True):
+        shares = dict(zip(classes, softmax(found.sums), strict=True))
+        predicted.append(Predicted(row.id, row.label, max(shares, key=shares.__getitem__), shares))
+    return predicted
 
 
 def instruct(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes: Sequence[str]) -> list[Predicted]:
@@ -297,9 +296,7 @@ def instruct(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes:
         unwatched = plan.model_copy(update={"keep": "last", "patience": None, "groups": ()})  # there is no head either
         train(model, batches, cross_entropy, unwatched, folder=folder)
 
-    model = run.model(
-        f"{slug(INSTRUCTED)}{suffix}", build=lambda: models.language_model(base, {"attention": "causal"}, plan), fit=fit
-    )
+    model = run.model(f"{slug(INSTRUCTED)}{suffix}", build=lambda: models.language_model(base, {}, plan), fit=fit)
 
     def predict() -> list[Predicted]:
         trained = models.merge(models.load_handle(model)[0])

@@ -1,0 +1,195 @@
+"""Rows to judgements by a model: written replies that are read, labels that are scored, pairs, votes and repairs.
+
+Every function takes some rows and gives as many `Judged` back, in order, so that `run.map` can stream a corpus of any
+size through it. No reply is guessed at: what cannot be read has an outcome that says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from camelid.engines import Completion, Engine, Question, Sampling
+from camelid.parsing import Parsed, read_reply
+from camelid.rows import Judged, Message, Prompt
+from camelid.sampling import GREEDY, sample
+from camelid.scoring import score
+
+Parser = Callable[[str], Parsed]
+PromptOf = Callable[[Any], Prompt]
+
+
+def annotate(
+    engine: Engine,
+    rows: Sequence[Any],
+    prompt_of: PromptOf,
+    parser: Parser,
+    *,
+    sampling: Sampling = GREEDY,
+    repair: str = "",
+    seed: int = 0,
+    what: str = "annotating",
+) -> list[Judged]:
+    """One judgement a row, read by `parser` from the reply to its prompt.
+
+    A malformed reply is answered once with the words of `repair`, where there are any, and the next reply is read
+    instead. A failed request is asked once more.
+    """
+    prompts = [prompt_of(row) for row in rows]
+    replies = [found[0] for found in sample(engine, prompts, sampling, seed=seed, what=what)]
+    replies = _again(engine, prompts, replies, sampling, seed, [reply.problem != "" for reply in replies], what)
+    parsed = [read_reply(reply, parser) for reply in replies]
+    spoiled = [bool(repair) and one.outcome == "malformed" for one in parsed]
+    if any(spoiled):
+        prompts = [_repaired(*pair, repair) for pair in zip(prompts, replies, strict=True)]
+        replies = _again(engine, prompts, replies, sampling, seed, spoiled, "repairing")
+        parsed = [read_reply(reply, parser) for reply in replies]
+    return [_judged(*found) for found in zip(rows, parsed, replies, spoiled, strict=True)]
+
+
+def choose(
+    engine: Engine,
+    rows: Sequence[Any],
+    prompt_of: PromptOf,
+    answers: Mapping[str, str],
+    *,
+    normalised: bool = True,
+    what: str = "scoring labels",
+) -> list[Judged]:
+    """The label whose answer the model finds likeliest behind the row's prompt; ties go to the first of `answers`.
+
+    `answers` maps labels to the text that is scored. `normalised` compares mean log-probabilities of a token instead
+    of sums, so that long labels are not at a disadvantage. `shares` are the softmax of what is compared.
+    """
+    questions = [Question(prompt_of(row), tuple(answers.values())) for row in rows]
+    judged = []
+    for row, found in zip(rows, score(engine, questions, what), strict=True):
+        if found.problem:
+            judged.append(Judged(row.id, row.origin, "failed", None, found.problem))
+            continue
+        values = found.means if normalised else found.sums
+        shares = dict(zip(answers, softmax(values), strict=True))
+        best = max(shares, key=shares.__getitem__)
+        judged.append(Judged(row.id, row.origin, "value", best, answers[best], shares=shares))
+    return judged
+
+
+def sample_votes(
+    engine: Engine,
+    rows: Sequence[Any],
+    prompt_of: PromptOf,
+    parser: Parser,
+    *,
+    sampling: Sampling,
+    samples: int,
+    seed: int = 0,
+    what: str = "voting",
+) -> list[Judged]:
+    """Self-consistency (Wang 2022, arXiv 2203.11171): the value that most of a row's samples give; see `vote`."""
+    found = sample(engine, [prompt_of(row) for row in rows], sampling, samples=samples, seed=seed, what=what)
+    ballots = [
+        [_judged(row, read_reply(reply, parser), reply, False) for reply in replies]
+        for row, replies in zip(rows, found, strict=True)
+    ]
+    return [vote(ballot) for ballot in ballots]
+
+
+def vote(ballots: Sequence[Judged]) -> Judged:
+    """The value most judgements of one row give; of several with as many votes, the one that was given first.
+
+    `shares` are those of the votes that were values. Without a single value the first ballot stands.
+    """
+    values = [ballot.value for ballot in ballots if ballot.outcome == "value"]
+    if not values:
+        return ballots[0]
+    counts = Counter(values)  # in order of first occurrence, which most_common keeps among equals
+    best = counts.most_common(1)[0][0]
+    shares = {str(value): count / len(values) for value, count in counts.items()}
+    first = next(ballot for ballot in ballots if ballot.value == best and ballot.outcome == "value")
+    return replace(first, shares=shares, repairs=sum(ballot.repairs for ballot in ballots))
+
+
+def compare_both_ways(
+    engine: Engine,
+    rows: Sequence[Any],
+    prompt_of: Callable[[Any, bool], Prompt],
+    parser: Parser,
+    *,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    what: str = "comparing",
+) -> list[Judged]:
+    """Which of a row's two answers is better, asked with either first: "first", "second" or "tie".
+
+    `prompt_of(row, swapped)` lays them out, and `parser` reads "first", "second" or "tie" of the order shown. A verdict
+    that turns with the order is a tie with `shares` of a half each: the judge preferred a place, not an answer.
+    """
+    straight = annotate(
+        engine, rows, lambda row: prompt_of(row, False), parser, sampling=sampling, seed=seed, what=what
+    )
+    swapped = annotate(engine, rows, lambda row: prompt_of(row, True), parser, sampling=sampling, seed=seed, what=what)
+    return [_agreed(*pair) for pair in zip(straight, swapped, strict=True)]
+
+
+def check_rule(rows: Sequence[Any], rule: Callable[[Any], Any], name: str) -> list[Judged]:
+    """What a plain function says of each row."""
+    return [Judged(row.id, row.origin, "value", rule(row), name) for row in rows]
+
+
+def count_outcomes(judged: Sequence[Judged]) -> dict[str, int]:
+    """How often each outcome came, "repaired" among them; for the report."""
+    counts = Counter(one.outcome for one in judged)
+    repaired = sum(one.repairs > 0 and one.outcome == "value" for one in judged)
+    return dict(counts) | ({"repaired": repaired} if repaired else {})
+
+
+def softmax(values: Sequence[float]) -> list[float]:
+    """Shares that sum to 1 from log-probabilities."""
+    most = max(values)
+    weights = [math.exp(value - most) for value in values]
+    return [weight / sum(weights) for weight in weights]
+
+
+SWAPPED = {"first": "second", "second": "first", "tie": "tie"}
+
+
+def _agreed(straight: Judged, swapped: Judged) -> Judged:
+    """One judgement of the two orders; where one of them has no value there is none."""
+    for one in (straight, swapped):
+        if one.outcome != "value":
+            return one
+    other = SWAPPED[swapped.value]
+    shares = {"first": 0.0, "second": 0.0, "tie": 0.0}
+    for value in (straight.value, other):
+        shares[value] += 0.5
+    value = straight.value if straight.value == other else "tie"
+    return replace(straight, value=value, shares=shares, repairs=straight.repairs + swapped.repairs)
+
+
+def _again(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    replies: Sequence[Completion],
+    sampling: Sampling,
+    seed: int,
+    wanted: Sequence[bool],
+    what: str,
+) -> list[Completion]:
+    """The replies, with those that are `wanted` asked for anew."""
+    asked = [prompt for prompt, wants in zip(prompts, wanted, strict=True) if wants]
+    found = iter(sample(engine, asked, sampling, seed=seed, what=what) if asked else [])
+    return [next(found)[0] if wants else reply for reply, wants in zip(replies, wanted, strict=True)]
+
+
+def _repaired(prompt: Prompt, reply: Completion, repair: str) -> Prompt:
+    """The prompt, what came back, and what should be said to it."""
+    if isinstance(prompt, str):
+        return f"{prompt}{reply.text}\n\n{repair}\n"
+    return (*prompt, Message("assistant", reply.text), Message("user", repair))
+
+
+def _judged(row: Any, parsed: Parsed, reply: Completion, was_repaired: bool) -> Judged:
+    return Judged(row.id, row.origin, parsed.outcome, parsed.value, reply.text, int(was_repaired))

@@ -1,0 +1,715 @@
+"""Text and probabilities from any OpenAI-style endpoint, over HTTP, many requests at once.
+
+What became of a request is always a `Completion` or `Scored`, if need be a failed one with a word of `PROBLEMS`:
+
+    unreachable        no connection, or it broke before a reply began                          tried again
+    timeout            no whole reply within `timeout` seconds, or status 408                   tried again
+    rate limit         429; Retry-After is waited for, by all requests of the engine            tried again
+    server error       5xx                                                                      tried again
+    malformed          half a reply (tried again); other content than JSON, broken JSON, missing fields
+    context overflow   an error status whose text says so
+    refused            a content filter, as a status or as the reason for the end
+    rejected           any other status, redirects among them: none is followed, so that no other host gets the key
+    budget             never sent: with it `most_cost` could have been passed
+
+Only what would fail every request alike raises a UserError: a server that does not answer the very first one, refuses
+the key or knows no such model or interface, and an endpoint that cannot score.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+import httpx2
+
+from camelid import recipe
+from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored, Stop
+from camelid.errors import UserError
+from camelid.rows import Message
+
+CHAT, TEXT = "/chat/completions", "/completions"
+CHARACTERS_PER_TOKEN = 4  # of English; what is told before a run and of replies without a count
+TURN_TOKENS = 64  # more than a chat template adds to one turn
+CONNECT_SECONDS = 10.0
+FIRST_WAIT, MOST_WAIT = 0.5, 60.0  # seconds: upper end of the first pause between two tries, and of any
+LONGEST_HOLD = 600.0  # seconds: a server that asks for a longer pause than this is not waited for
+MOST_BYTES = 64 << 20  # of one reply
+AHEAD = 2  # requests handed to the threads for each thread: more would be paid for before the caller has kept them
+
+FINISHED: dict[str, Stop] = {"stop": "end", "eos_token": "end", "stop_sequence": "string", "length": "length"}
+OVERFLOW = re.compile(r"context.{0,20}(length|size|window)|maximum model length|prompt is too long|`inputs` tokens")
+REFUSED = re.compile(r"content.{0,12}(filter|policy)|responsibleai|moderation|flagged")
+
+A = TypeVar("A", Request, Question)
+T = TypeVar("T", Completion, Scored)
+
+
+@dataclass
+class Ledger:
+    """What an engine has asked and paid so far; `dataclasses.asdict` of it goes into the report.
+
+    `requests` is all that was sent, of which `retries` were further tries. `problems` counts failed answers by word and
+    `said` has the server's first message with each, without the key. Tokens of `guessed` replies, which named none, are
+    characters / 4. `unsure` is the most that requests without a whole reply may have cost beside `cost`.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    unsure: float = 0.0
+    guessed: int = 0
+    problems: dict[str, int] = field(default_factory=dict)
+    said: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What requests will cost: `prompt_tokens` as `counted` ("characters / 4" or "tokenizer"), the rest at most."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    counted: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """How one try ended; `unsure` where the server may have worked, and charged, without a reply that tells."""
+
+    body: Any = None
+    problem: str = ""
+    said: str = ""
+    status: int = 0
+    hold: float = 0.0
+    again: bool = False
+    unsure: bool = False
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    guessed: bool = False
+
+
+class RemoteEngine:
+    """An OpenAI-style endpoint as an engine; `values` are those of a recipe's [engine] table.
+
+    Raw text goes to the completions interface, messages to the one `values.api` names; for the completions interface
+    `lay_out` makes text of them (without a first token that the endpoint adds itself). The key is read from the
+    environment for each request and kept nowhere. `count_tokens` makes estimates exact. `ledger` says what was used;
+    `most_cost` holds for this object. Log-probs are those the endpoint gives; token ids it does not tell. `can` has
+    "score" for the completions interface until `probe` or the first question finds that the endpoint does not.
+    Raises UserError for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        values: recipe.Engine,
+        *,
+        cache: Any = None,
+        lay_out: Callable[[tuple[Message, ...]], str] | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+    ) -> None:
+        url = _check(values)
+        self.values, self.cache, self.ledger = values, cache, Ledger()
+        self.can: frozenset[Ability] = frozenset(("sample", "score") if values.api == "completions" else ("sample",))
+        self.lay_out, self.count_tokens = lay_out, count_tokens
+        host = url.netloc.decode()
+        self.fingerprint = f"remote {host}{url.path.rstrip('/')} {values.name} {values.api}{_name_layout(lay_out)}"
+        self._base, self._host = str(url).rstrip("/"), host
+        self._client = httpx2.Client(
+            auth=self._sign,
+            follow_redirects=False,
+            timeout=httpx2.Timeout(values.timeout, connect=min(values.timeout, CONNECT_SECONDS), pool=None),
+            limits=httpx2.Limits(max_connections=values.concurrency),
+        )
+        self._pace, self._budget = _Pace(values.per_minute), _Budget(values.most_cost)
+        self._lock, self._random = threading.Lock(), random.Random()
+        self._reached = self._echoes = False
+        self._gives_logprobs = True  # until the endpoint says otherwise
+
+    def __repr__(self) -> str:
+        return f"RemoteEngine({self.fingerprint!r})"
+
+    def probe(self) -> frozenset[Ability]:
+        """`can`, after the endpoint was asked once whether it scores. Raises UserError when it cannot be reached."""
+        if self.values.api == "completions":
+            reply = self._ask(TEXT, self._echo_body("The sky is blue"), "The sky is blue", threading.Event())
+            if reply.problem in ("", "rejected"):
+                self._learn_echo(_read_echo(reply.body) is not None)
+        return self.can
+
+    def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        """Completions as they come. Equal seeds and sample numbers are sent as equal seeds; it is the endpoint that
+        makes equal completions of them, or not."""
+        for request in requests:
+            self._check_prompt(request.prompt)
+        yield from self._answer_all(requests, self._complete)
+
+    def logprobs(self, questions: Sequence[Question]) -> Iterator[tuple[int, Scored]]:
+        """Scores as they come, from one request an answer. Prompt and answer are tokenised together by the endpoint.
+
+        Raises UserError when it gives no log-probs of prompts, when prompt and answer do not part between two of its
+        tokens, for an empty prompt or answer, and for `ended`: the end-of-turn token is not known here.
+        """
+        for question in questions:
+            self._check_question(question)
+        yield from self._answer_all(questions, self._score)
+
+    def estimate(self, asked: Iterable[Request | Question]) -> Estimate:
+        """What these will cost if all are sent, once: completions at their longest, in the price table's currency."""
+        requests = prompt_tokens = completion_tokens = 0
+        for one in asked:
+            prompt, answers = _words(one.prompt), one.answers if isinstance(one, Question) else ("",)
+            requests += len(answers)
+            prompt_tokens += sum(self._count_tokens(prompt + answer) for answer in answers)
+            completion_tokens += len(answers) if isinstance(one, Question) else one.sampling.max_tokens
+        counted = "tokenizer" if self.count_tokens else f"characters / {CHARACTERS_PER_TOKEN}"
+        cost = self._price(prompt_tokens, completion_tokens)
+        return Estimate(requests, prompt_tokens, completion_tokens, cost, counted)
+
+    def _answer_all(self, asked: Sequence[A], answer: Callable[[A, threading.Event], T]) -> Iterator[tuple[int, T]]:
+        """(index, answer) as they are ready. The very first is asked alone: it shows whether the rest have a chance."""
+        waiting, halt = iter(enumerate(asked)), threading.Event()
+        under_way: dict[Future[T], int] = {}
+        pool = ThreadPoolExecutor(self.values.concurrency, thread_name_prefix="camelid-remote")
+        try:
+            if not self._reached:
+                yield from ((index, answer(one, halt)) for index, one in islice(waiting, 1))
+            while True:
+                for index, one in islice(waiting, AHEAD * self.values.concurrency - len(under_way)):
+                    under_way[pool.submit(answer, one, halt)] = index
+                if not under_way:
+                    return
+                for done in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(done), done.result()
+        finally:
+            halt.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _complete(self, request: Request, halt: threading.Event) -> Completion:
+        path, body = self._body_of(request)
+        reply = self._ask(path, body, request.prompt, halt)
+        return self._noted(*_read_completion(reply, request.sampling))
+
+    def _score(self, question: Question, halt: threading.Event) -> Scored:
+        prompt = _words(self._laid_out(question.prompt))
+        found, tokens, cost = [], 0, 0.0
+        for answer in question.answers:
+            one = self._score_answer(prompt, answer, halt)
+            tokens, cost = tokens + one.prompt_tokens, cost + one.cost
+            if one.problem:
+                return Scored((), tokens, cost, one.problem)
+            found += one.logprobs
+        return Scored(tuple(found), tokens, cost)
+
+    def _score_answer(self, prompt: str, answer: str, halt: threading.Event) -> Scored:
+        reply = self._ask(TEXT, self._echo_body(prompt + answer), prompt + answer, halt)
+        echo = _read_echo(reply.body)
+        if not echo:
+            self._check_echo(reply)
+        if not reply.problem and not echo:
+            reply = replace(reply, problem="malformed", said="the reply has no log-probabilities of the prompt")
+        if reply.problem or not echo:
+            return self._noted(Scored((), reply.prompt_tokens, reply.cost, reply.problem), reply.said)
+        self._learn_echo(True)
+        return Scored((_answer_logprobs(echo, prompt, answer),), reply.prompt_tokens, reply.cost)
+
+    def _ask(self, path: str, body: dict[str, Any], prompt: Prompt, halt: threading.Event) -> _Reply:
+        """The last word on one request, after as many tries as it takes and may take."""
+        worst = self._price(_most_tokens(prompt), body["max_tokens"])
+        reply = _Reply(problem="budget")
+        for tried in range(self.values.retries + 1):
+            if not self._budget.reserve(worst):
+                return _Reply(problem="budget")
+            if not self._pace.wait(halt):
+                self._budget.settle(worst, 0.0)
+                return _Reply(problem="unreachable")
+            reply = _Reply(unsure=True)  # booked if the try ends in an exception: others may wait for its share
+            try:
+                reply = self._counted(self._send(path, body), prompt)
+            finally:
+                self._book(reply, worst, tried)
+            if _is_about_logprobs(reply, body):
+                self._gives_logprobs = False
+                return self._ask(path, {name: body[name] for name in body if name != "logprobs"}, prompt, halt)
+            if not reply.again or reply.hold > LONGEST_HOLD or tried == self.values.retries:
+                break
+            self._rest(reply, tried, halt)
+        self._check_first(reply, path)
+        return reply
+
+    def _send(self, path: str, body: dict[str, Any]) -> _Reply:
+        """One try."""
+        deadline = time.monotonic() + self.values.timeout
+        # ASCII escapes: a lone surrogate in a prompt is no valid UTF-8, but valid JSON
+        content, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+        try:
+            with self._client.stream("POST", self._base + path, content=content, headers=headers) as response:
+                reply = _judge(response, deadline)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            reply = _Reply(problem="unreachable", said=str(error), again=True)
+        except httpx2.TimeoutException as error:
+            said = f"no reply within {self.values.timeout:g} s {error}".rstrip()
+            reply = _Reply(problem="timeout", said=said, again=True, unsure=True)
+        except httpx2.TransportError as error:
+            reply = _Reply(problem="unreachable", said=str(error), again=True, unsure=True)
+        return replace(reply, said=_clean(reply.said, self._key()))
+
+    def _sign(self, request: httpx2.Request) -> httpx2.Request:
+        if key := self._key():
+            request.headers["Authorization"] = f"Bearer {key}"
+        return request
+
+    def _key(self) -> str:
+        """The key, or nothing: local servers want none. A bad one must not reach the client, whose errors quote it."""
+        key = os.environ.get(self.values.key, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(
+                f"the environment variable {self.values.key} holds characters that no key has",
+                "Set it again; take care that nothing else was copied with the key.",
+            )
+        return key
+
+    def _rest(self, reply: _Reply, tried: int, halt: threading.Event) -> None:
+        """Exponential backoff with full jitter, on top of the pause the server asked for."""
+        self._pace.hold(reply.hold)
+        halt.wait(reply.hold + self._random.uniform(0.0, min(MOST_WAIT, FIRST_WAIT * 2 ** min(tried, 30))))
+
+    def _counted(self, reply: _Reply, prompt: Prompt) -> _Reply:
+        """The reply with its tokens and cost: as the endpoint counted, else as guessed."""
+        if reply.body is None:
+            return reply
+        used = _read_usage(reply.body.get("usage"))
+        asked, made = used or (
+            self._count_tokens(_words(prompt)),
+            self._count_tokens(_text_of(_first_choice(reply.body)) or ""),
+        )
+        cost = self._price(asked, made)
+        return replace(reply, prompt_tokens=asked, completion_tokens=made, cost=cost, guessed=used is None)
+
+    def _book(self, reply: _Reply, worst: float, tried: int) -> None:
+        unsure = worst if reply.unsure else 0.0
+        with self._lock:
+            self.ledger.requests += 1
+            self.ledger.retries += tried > 0
+            self.ledger.prompt_tokens += reply.prompt_tokens
+            self.ledger.completion_tokens += reply.completion_tokens
+            self.ledger.cost += reply.cost
+            self.ledger.unsure += unsure
+            self.ledger.guessed += reply.guessed
+        self._budget.settle(worst, reply.cost + unsure)
+
+    def _noted(self, answer: T, said: str) -> T:
+        """The answer, its problem counted."""
+        if answer.problem:
+            with self._lock:
+                self.ledger.problems[answer.problem] = self.ledger.problems.get(answer.problem, 0) + 1
+                if said:
+                    self.ledger.said.setdefault(answer.problem, _clean(said, self._key()))
+        return answer
+
+    def _body_of(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """The interface that a request goes to and what is sent there."""
+        prompt, body = self._laid_out(request.prompt), self._body(request.sampling, _seed_of(request))
+        logprobs: dict[str, Any] = {}
+        if self._gives_logprobs:
+            logprobs = {"logprobs": 1 if isinstance(prompt, str) else True}
+        if isinstance(prompt, str):
+            return TEXT, body | logprobs | {"prompt": prompt}
+        messages = [{"role": turn.role, "content": turn.content} for turn in prompt]
+        return CHAT, body | logprobs | {"messages": messages}
+
+    def _body(self, sampling: Sampling, seed: int) -> dict[str, Any]:
+        """What both interfaces take. Values that change nothing are left out: some endpoints know no min_p or stop."""
+        body: dict[str, Any] = {"model": self.values.name, "max_tokens": sampling.max_tokens, "seed": seed}
+        body |= {"temperature": sampling.temperature, "stream": False}
+        if sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
+        if sampling.min_p > 0:
+            body["min_p"] = sampling.min_p
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        return body
+
+    def _learn_echo(self, echoes: bool) -> None:
+        self._echoes = echoes
+        if not echoes:
+            self.can = frozenset(("sample",))
+
+    def _echo_body(self, text: str) -> dict[str, Any]:
+        # one token is made and dropped, because several servers do not take 0
+        return self._body(Sampling(max_tokens=1), 0) | {"prompt": text, "echo": True, "logprobs": 1}
+
+    def _laid_out(self, prompt: Prompt) -> Prompt:
+        """Text for the completions interface, messages for the chat interface."""
+        if isinstance(prompt, str) or self.lay_out is None or self.values.api == "chat":
+            return prompt
+        return self.lay_out(prompt)
+
+    def _count_tokens(self, text: str) -> int:
+        return self.count_tokens(text) if self.count_tokens else math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+
+    def _price(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.values.price_input + completion_tokens * self.values.price_output) / 1e6
+
+    def _check_prompt(self, prompt: Prompt) -> None:
+        if not isinstance(prompt, str) and self.values.api == "completions" and self.lay_out is None:
+            raise UserError(
+                "the completions interface takes text, and this prompt is messages",
+                'Set engine.api to "chat", or give the engine a chat template (lay_out).',
+            )
+
+    def _check_question(self, question: Question) -> None:
+        self._check_prompt(question.prompt)
+        if not isinstance(question.prompt, str) and self.values.api == "chat":
+            raise UserError(
+                "an endpoint's chat interface gives no log-probabilities of given answers",
+                'Set engine.api to "completions", or take a local model.',
+            )
+        if question.ended:
+            raise UserError(
+                "the end-of-turn token cannot be scored at an endpoint",
+                "Score the bare answers, or take a local model.",
+            )
+        if not question.prompt or not all(question.answers):
+            raise UserError("a prompt or an answer has no tokens", "Give it some text.")
+
+    def _check_first(self, reply: _Reply, path: str) -> None:
+        """What the very first request shows of all others."""
+        if self._reached:
+            return
+        said = f": {reply.said}" if reply.said else ""
+        if reply.problem == "unreachable":
+            raise UserError(f"cannot reach {self._base}{said}", "Start the server, or correct engine.url.")
+        if reply.problem == "rejected" and reply.status in (401, 403):
+            state = "set and was refused" if self._key() else "not set"
+            fix = f"Put a valid key into the environment variable {self.values.key} (it is {state})."
+            raise UserError(f"{self._host} did not accept the key{said}", fix)
+        if reply.problem == "rejected" and reply.status == 404:
+            fix = "Correct engine.name or engine.url, or try the other engine.api."
+            raise UserError(f"{self._base}{path} does not exist or has no model {self.values.name}{said}", fix)
+        self._reached = True
+
+    def _check_echo(self, reply: _Reply) -> None:
+        """A reply without what scoring needs, before there was one with it, is the endpoint's way."""
+        turned_down = reply.problem == "rejected" and re.search("echo|logprob", reply.said.lower())
+        if not self._echoes and (not reply.problem or turned_down):
+            self._learn_echo(False)
+            raise UserError(
+                f"{self._host} gives no log-probabilities of given text (echo with logprobs)",
+                "Take an endpoint that does, such as vLLM's, or a local model; or sample instead.",
+            )
+
+
+def open_remote(engine: recipe.Engine, cache: Any = None) -> RemoteEngine:
+    """The endpoint of a recipe; nothing is asked yet. Raises UserError for values that cannot work."""
+    return RemoteEngine(engine, cache=cache)
+
+
+class _Pace:
+    """When the next request may leave: evenly spaced, and not before a time that the server has named."""
+
+    def __init__(self, per_minute: int | None) -> None:
+        self._gap = 60.0 / per_minute if per_minute else 0.0
+        self._next, self._lock = 0.0, threading.Lock()
+
+    def wait(self, halt: threading.Event) -> bool:
+        """Wait for this request's turn; False when it is to be given up."""
+        with self._lock:
+            at = max(self._next, time.monotonic())
+            self._next = at + self._gap
+        return not halt.wait(max(0.0, at - time.monotonic()))
+
+    def hold(self, seconds: float) -> None:
+        with self._lock:
+            self._next = max(self._next, time.monotonic() + seconds)
+
+
+class _Budget:
+    """A cap that cannot be passed: a request leaves only if its worst case fits beside what is spent and under way."""
+
+    def __init__(self, most: float | None) -> None:
+        self._most, self._spent, self._held, self._under_way = most, 0.0, 0.0, 0
+        self._closed, self._change = False, threading.Condition()
+
+    def reserve(self, worst: float) -> bool:
+        """Whether the request may leave. Those under way are waited for, as they mostly cost less than their worst;
+        once one does not fit even so, none leaves any more."""
+        if self._most is None:
+            return True
+        with self._change:
+            while not self._closed and self._under_way and self._spent + self._held + worst > self._most:
+                self._change.wait()
+            self._closed = self._closed or self._spent + self._held + worst > self._most
+            if not self._closed:
+                self._under_way, self._held = self._under_way + 1, self._held + worst
+            return not self._closed
+
+    def settle(self, worst: float, cost: float) -> None:
+        if self._most is None:
+            return
+        with self._change:
+            self._under_way, self._spent = self._under_way - 1, self._spent + cost
+            self._held = self._held - worst if self._under_way else 0.0  # no rest of rounding stays
+            self._change.notify_all()
+
+
+def _check(values: recipe.Engine) -> httpx2.URL:
+    """The endpoint's address. No message quotes what may be a key that was put in the wrong place."""
+    try:
+        url = httpx2.URL(values.url)
+    except httpx2.InvalidURL:
+        url = httpx2.URL("")
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+        raise UserError(
+            "engine.url is not the plain address of an endpoint (no user, password or query in it)",
+            "Set it to something like http://localhost:8000/v1.",
+        )
+    if not values.name:
+        raise UserError("engine.name is empty", "Set it to the model's name at the endpoint.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", values.key):
+        raise UserError(
+            "engine.key is not the name of an environment variable",
+            "Put the key itself into the environment, and the variable's name here.",
+        )
+    if values.most_cost is not None and not values.price_input + values.price_output:
+        raise UserError(
+            "engine.most_cost limits nothing while all prices are 0", "Set engine.price_input and engine.price_output."
+        )
+    return url
+
+
+def _name_layout(lay_out: Callable[[tuple[Message, ...]], str] | None) -> str:
+    """For the fingerprint: what the layout makes of a short conversation."""
+    if lay_out is None:
+        return ""
+    sample = lay_out((Message("user", "a"), Message("assistant", "b"), Message("user", "c")))
+    return f" template {hashlib.sha256(sample.encode()).hexdigest()[:12]}"
+
+
+def _seed_of(request: Request) -> int:
+    """One seed for each sample of each seed: with a plain sum, sample 1 of seed 0 would be sample 0 of seed 1."""
+    return (request.seed * 1_000_003 + request.sample) % 2**31
+
+
+def _words(prompt: Prompt) -> str:
+    """All text of a prompt, to be measured."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{turn.role}\n{turn.content}" for turn in prompt)
+
+
+def _most_tokens(prompt: Prompt) -> int:
+    """More tokens than any tokenizer makes of the prompt: one for each byte, and the template's."""
+    turns = 0 if isinstance(prompt, str) else len(prompt)
+    return len(_words(prompt).encode("utf-8", "surrogatepass")) + TURN_TOKENS * (1 + turns)
+
+
+def _judge(response: httpx2.Response, deadline: float) -> _Reply:
+    """What an HTTP reply means. The time limit is for the whole of it; the client's own is for each piece."""
+    content = bytearray()
+    try:
+        for piece in response.iter_bytes():
+            content += piece
+            if time.monotonic() > deadline:
+                raise httpx2.ReadTimeout("for the whole of it")
+            if len(content) > MOST_BYTES:
+                return _Reply(problem="malformed", said=f"more than {MOST_BYTES} bytes", unsure=True)
+    except (httpx2.NetworkError, httpx2.ProtocolError, httpx2.DecodingError) as error:
+        return _Reply(problem="malformed", said=f"half a reply: {error}", again=True, unsure=True)
+    body = _parse(bytes(content)) if "json" in response.headers.get("content-type", "") else None
+    text = bytes(content).decode("utf-8", "replace")
+    if response.is_success and isinstance(body, dict):
+        return _Reply(body, status=response.status_code)
+    if response.is_success:
+        return _Reply(problem="malformed", said=f"no JSON object: {text}", status=response.status_code, unsure=True)
+    problem = _problem_of(response.status_code, text.lower())
+    said = f"status {response.status_code}: {_message_of(body) or response.headers.get('location') or text}"
+    again = problem in ("rate limit", "server error", "timeout")
+    return _Reply(None, problem, said, response.status_code, _retry_after(response), again)
+
+
+def _parse(content: bytes) -> Any:
+    """The JSON, or None."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _problem_of(status: int, text: str) -> str:
+    """The word for an HTTP status that is no success, with its text in small letters."""
+    if status == 429:
+        return "rate limit"
+    if status >= 400 and OVERFLOW.search(text):
+        return "context overflow"
+    if 400 <= status < 500 and REFUSED.search(text):
+        return "refused"
+    if status == 408:
+        return "timeout"
+    return "server error" if status >= 500 else "rejected"
+
+
+def _message_of(body: Any) -> str:
+    """The server's own sentence in an error's JSON, wherever the kinds of servers put it."""
+    error = (body.get("error") or body) if isinstance(body, dict) else ""
+    said = (error.get("message") or error.get("detail") or "") if isinstance(error, dict) else error
+    return said if isinstance(said, str) else json.dumps(said)
+
+
+def _retry_after(response: httpx2.Response) -> float:
+    """Seconds the server wants to be left alone, from a number or a date; 0 when it names none."""
+    value = response.headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+def _clean(said: str, key: str) -> str:
+    """A server's words on one short line, without control characters and without the key: some servers quote it."""
+    said = said.replace(key, "[key]") if key else said
+    return " ".join("".join(character if character.isprintable() else " " for character in said).split())[:200]
+
+
+def _is_about_logprobs(reply: _Reply, body: dict[str, Any]) -> bool:
+    """Whether the request was turned down for asking log-probs, which a completion can do without."""
+    wanted = "logprobs" in body and "echo" not in body
+    return wanted and reply.problem == "rejected" and "logprob" in reply.said.lower()
+
+
+def _read_usage(told: Any) -> tuple[int, int] | None:
+    """Tokens of prompt and completion, or None when they are not told in numbers."""
+    counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(told, dict) else []
+    # a bool is an int to Python, and a count below zero would win room under the cap
+    whole = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count >= 0]
+    return (whole[0], whole[1]) if len(whole) == 2 else None
+
+
+def _first_choice(body: dict[str, Any]) -> dict[str, Any]:
+    """The first choice in a reply, or an empty one."""
+    choices = body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else {}
+    return choice if isinstance(choice, dict) else {}
+
+
+def _text_of(choice: dict[str, Any]) -> str | None:
+    """A choice's text in either interface; None when there is none of the right kind."""
+    message = choice.get("message", choice)
+    if not isinstance(message, dict):
+        return None
+    text = message.get("text") if message is choice else message.get("content") or message.get("refusal") or ""
+    return text if isinstance(text, str) else None
+
+
+def _is_refused(choice: dict[str, Any]) -> bool:
+    message = choice.get("message")
+    return choice.get("finish_reason") == "content_filter" or (
+        isinstance(message, dict) and bool(message.get("refusal"))
+    )
+
+
+def _read_completion(reply: _Reply, sampling: Sampling) -> tuple[Completion, str]:
+    """The completion in a reply and, if it failed, the server's words."""
+    used = (reply.prompt_tokens, reply.completion_tokens, reply.cost)
+    if reply.problem:
+        return Completion("", "failed", (), (), *used, reply.problem), reply.said
+    choice = _first_choice(reply.body)
+    text = _text_of(choice)
+    if text is None:
+        return Completion("", "failed", (), (), *used, "malformed"), _message_of(reply.body) or "no text in the reply"
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate could be written to no file
+    reason = choice.get("finish_reason")
+    if _is_refused(choice):
+        return Completion(text, "failed", (), (), *used, "refused"), "content filter"
+    if not isinstance(reason, str) or reason not in FINISHED:
+        return Completion(text, "failed", (), (), *used, "malformed"), f"finish_reason {reason!r}"
+    # vLLM names the stop string that was met; elsewhere it looks like the end of the text
+    stop: Stop = "string" if choice.get("stop_reason") in sampling.stop else FINISHED[reason]
+    return Completion(text, stop, (), _read_logprobs(choice.get("logprobs")), *used), ""
+
+
+def _read_logprobs(told: Any) -> tuple[float, ...]:
+    """Log-probs of a completion in either interface's form; none unless every token has one."""
+    if not isinstance(told, dict):
+        return ()
+    values: Any = told.get("token_logprobs")
+    items = told.get("content")
+    if values is None and isinstance(items, list):
+        values = [item.get("logprob") if isinstance(item, dict) else None for item in items]
+    if not isinstance(values, list) or not all(_is_number(value) for value in values):
+        return ()
+    return tuple(map(float, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_echo(body: Any) -> tuple[list[str], list[Any]] | None:
+    """Tokens of prompt and answer and their log-probs, without what was made behind them; None when not given.
+
+    Servers that know no echo ignore it and tell of the made token only.
+    """
+    try:
+        told = body["choices"][0]["logprobs"]
+        tokens, values = told["tokens"], told["token_logprobs"]
+        made = (body.get("usage") or {}).get("completion_tokens", 1)
+        count = len(tokens) - made
+        usable = len(values) == len(tokens) and all(isinstance(token, str) for token in tokens)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return (tokens[:count], values[:count]) if usable and count > 0 else None
+
+
+def _answer_logprobs(echo: tuple[list[str], list[Any]], prompt: str, answer: str) -> tuple[float, ...]:
+    """Log-probs of the answer's tokens. Raises UserError when they cannot be told from the prompt's."""
+    tokens, values = echo
+    start = _boundary(tokens, prompt, answer)
+    if start is None:
+        raise UserError(
+            f"prompt and answer do not part between two of the endpoint's tokens: {prompt[-20:]!r} and {answer[:20]!r}",
+            "Let the answer, not the prompt, have the space between them; or take a local model.",
+        )
+    if not all(_is_number(value) for value in values[start:]):
+        raise UserError("the endpoint gives no log-probability of the answer's first token", "Give it a longer prompt.")
+    return tuple(map(float, values[start:]))
+
+
+def _boundary(tokens: Sequence[str], prompt: str, answer: str) -> int | None:
+    """The place of the answer's first token, or None when there is no such place.
+
+    Offsets are counted in the tokens' own text, backward from the end of the answer. The endpoint's `text_offset` is
+    not used: a first token that is in no text shifts it, as do characters that are several tokens, and some servers
+    give -1. Where the answer has such characters and the prompt has not, it is counted forward through the prompt.
+    """
+    tail, start = "", len(tokens)
+    while start and len(tail) < len(answer):
+        start -= 1
+        tail = tokens[start] + tail
+    if tail == answer:
+        return start
+    for first in (0, 1):
+        head = ""
+        for place in range(first, len(tokens)):
+            if head == prompt:
+                return place if "\ufffd" in "".join(tokens[place:]) else None
+            head += tokens[place]
+    return None

@@ -1,0 +1,1013 @@
+"""Codebook labels for interviews: prompt designs and examples are compared on expert rows, the best labels an archive.
+
+Komala Subramanyam Cherukuri et al., "Large Language Models for Oral History Understanding with Text Classification and
+Sentiment Analysis", 2025, arXiv 2508.06729.
+
+Problem. An archive holds more sentences than anybody can label. Experts have labelled a few hundred by a codebook, and
+want to know which prompt, examples and model come closest to them before the rest is labelled.
+
+Algorithm. Gold rows G with a label of each kind (topic, sentiment); labels c of one kind; prompt designs p, strategies
+s and models m.
+ 1. Split G into memory, which prompts may show, and test rows: 40 and 60 %, stratified, or by whole narrators.
+ 2. Write a prompt of design p: role, source and label names, and with growing length definitions, key words, a typical
+    question, boundary rules and background. The sentence stands last, on one line.
+ 3. Add examples by strategy s: none; as many memory rows as fit; or the k memory rows most similar to the sentence, the
+    most similar last. The sentence itself, and what says the same, is never among them.
+ 4. Answer with argmax_c 1/|c| sum_i log p(c_i | prompt, c_<i), ties to the first label; or write a reply, of which the
+    first number, or the first label as a word, counts. A malformed reply is answered once with the words of the output
+    rule; what stays unread is "unclassified", which is wrong.
+ 5. Select the configuration (p, s, m) with the highest weighted F1 = sum_c n_c/n F1_c, F1_c = 2 P_c R_c / (P_c + R_c).
+ 6. Compare on the test rows: majority, a vote of the k nearest memory rows weighted by cosine, logistic regression on
+    TF-IDF, a head trained on the memory rows; and measure how far the models agree.
+ 7. Label the archive with what was selected. Rows without a readable label, where the vote of the nearest memory rows
+    says otherwise, or with a small margin between the two likeliest labels are to be looked at first.
+
+Differs from the paper in:
+ - The paper selects on the rows it reports. Here memory rows select, each asked with examples of other folds; the best
+   design of each strategy and model then answers the test rows, which choose nothing.
+ - Labels are scored by default, which leaves no reply unread; `answers = "generate"` writes them, as the paper does.
+ - Few-shot takes what fits into `example_tokens`, with the labels in their shares; in the paper all memory rows, which
+   are about 17,000 tokens.
+ - Retriever and k are not in the paper: TF-IDF or the model's own mean hidden state, and k = 8.
+ - Wording, sentiment numbers (words here) and codebook are ours. Topic models and entity counts are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from heapq import nsmallest
+from itertools import accumulate
+from math import floor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from camelid import baselines, bases, data, engines, labelling, metrics, models, prediction, recipe
+from camelid.agreement import measure_agreement
+from camelid.annotation import annotate, choose, count_outcomes, vote
+from camelid.data import Splits, formats
+from camelid.data.columns import Problem, annotation_shape, missing_columns
+from camelid.engines import Engine, Prompt, Sampling
+from camelid.errors import UserError, raise_all
+from camelid.evaluation import SEED, evaluate
+from camelid.metrics import Draws
+from camelid.parsing import Parsed, Parser, parse_choice, parse_number
+from camelid.reading import Reading
+from camelid.retrieval import Embed, near_duplicates, nearest, normalise, remember, tfidf_embedding, vote_nearest
+from camelid.rows import Annotated, Judged, Labelled, Message, Predicted, iterate_rows
+from camelid.runs import Run, slug
+
+Design = Literal["foundational", "concise", "structured", "refined", "comprehensive"]
+Strategy = Literal["zero-shot", "few-shot", "retrieved"]
+UNCLASSIFIED = "unclassified"
+FOLDS = 5  # of the memory rows, for the selection
+NEIGHBOURS = 5  # memory rows that vote
+CHUNK = 512  # archive rows asked at once: what their prompts share is computed once for each chunk
+CHARACTERS_PER_TOKEN = 4  # of English, where there is no tokenizer to count
+ROOM = 512  # tokens of the context kept for the sentence and the template
+HEAD_TOKENS = 256  # the trained head reads no more of a row
+UNUSED = ("dev", "label", "task", "tokens", "tags", "train_rows", "train_per_class", "dev_rows", "test_rows")
+
+
+class Recipe(recipe.Recipe):
+    """Values of an annotation run."""
+
+    data: recipe.Data = Field(default_factory=recipe.Data)
+    plan: recipe.Plan = Field(default_factory=recipe.Plan)
+    engine: recipe.Engine = Field(default_factory=recipe.Engine)
+    labels: tuple[str, ...] = Field(
+        default=("topic", "sentiment"), min_length=1, description="kinds of labels: kinds of the codebook, and columns"
+    )
+    group: str | None = Field(default=None, description="column that says whose words a row holds, such as a narrator")
+    codebook: str = Field(default="", description="TOML file of labels and rules; the built-in one has the paper's")
+    memory_share: float = Field(default=0.4, gt=0, lt=1, description="share of the rows that prompts may show")
+    split: Literal["rows", "groups"] = Field(
+        default="rows", description="rows: stratified by the first kind; groups: whole groups to either side"
+    )
+    designs: tuple[Design, ...] = Field(
+        default=("foundational", "concise", "structured", "refined", "comprehensive"),
+        min_length=1,
+        description="prompt designs to compare, from short to long",
+    )
+    strategies: tuple[Strategy, ...] = Field(
+        default=("zero-shot", "few-shot", "retrieved"), min_length=1, description="which examples prompts show"
+    )
+    models: tuple[str, ...] = Field(
+        default=(), description="bases, or names at the endpoint, to compare; model.base or engine.name alone if empty"
+    )
+    example_tokens: int = Field(
+        default=4000, ge=1, description="few-shot: as many examples as this holds (paper: all, about 17,000)"
+    )
+    examples: int = Field(default=8, ge=1, description="retrieved: examples a prompt (paper: not said)")
+    retriever: Literal["tfidf", "model"] = Field(
+        default="tfidf", description="retrieved: similar by TF-IDF, or by the model's mean hidden state"
+    )
+    other_groups: bool = Field(default=False, description="no examples from the group of the row itself")
+    answers: Literal["score", "generate"] = Field(
+        default="score", description="the likeliest label, or a written reply that is read (paper: generate)"
+    )
+    chat: bool = Field(default=True, description="ask in one user message; false: as plain text, for models without")
+    reply_tokens: int = Field(default=16, ge=1, description="generate: longest reply (paper: 4096)")
+    supervise: bool = Field(default=True, description="also train model.base with a label head on the memory rows")
+    archive: str | None = Field(default=None, description="file with the rows to label, of any size")
+    least_words: int = Field(default=4, ge=0, description="archive rows of fewer words are left out (paper: not said)")
+    review_rows: int = Field(default=200, ge=1, description="archive rows of each kind to be looked at first")
+
+
+class Label(recipe.Values):
+    """One label of a codebook."""
+
+    name: str = Field(min_length=1)
+    definition: str = ""
+    keywords: tuple[str, ...] = ()
+    question: str = ""
+    rules: tuple[str, ...] = ()
+
+
+class Kind(recipe.Values):
+    """Labels of one kind by what is answered for them, what is asked, and the designs they are written for."""
+
+    ask: str = Field(min_length=1)
+    labels: dict[str, Label] = Field(min_length=2)
+    rules: tuple[str, ...] = ()
+    designs: tuple[Design, ...] = ("foundational", "concise", "structured", "refined", "comprehensive")
+
+
+class Codebook(recipe.Values):
+    """What annotators are told."""
+
+    role: str = Field(min_length=1)
+    source: str = ""
+    background: str = ""
+    kinds: dict[str, Kind] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A way of asking for one kind of label. The model is empty where the recipe compares none."""
+
+    kind: str
+    design: Design
+    strategy: Strategy
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        """As a system of the report."""
+        return f"{self.kind} by {self.design} {self.strategy}" + (f" of {Path(self.model).name}" if self.model else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """An archive row as it was labelled. `margin` is that of the two largest shares, None where there are no shares;
+    `second` is what the vote of the nearest memory rows says."""
+
+    id: str
+    origin: str
+    group: str
+    text: str
+    label: str
+    outcome: str
+    shares: dict[str, float]
+    margin: float | None
+    second: str
+    reply: str
+    repairs: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """What every step needs: values, codebook, gold rows, and the engine of a model, opened when it is asked for."""
+
+    recipe: Recipe
+    codebook: Codebook
+    memory: list[Annotated]
+    test: list[Annotated]
+    engine: Callable[[str], Engine]
+
+    def classes(self, kind: str) -> list[str]:
+        return list(self.codebook.kinds[kind].labels)
+
+
+def check(recipe: Recipe) -> list[tuple[str, str]]:
+    """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
+    found: dict[str, Any] = {}
+    problems = [UserError(*complaint) for complaint in complaints(recipe)]
+    looks = {"codebook": codebook_of, "gold": read_gold, "archive": survey_archive, "meters": meters_of}
+    for name, look in looks.items():
+        try:
+            found[name] = look(recipe)
+        except UserError as error:
+            problems.append(error)
+    if {"codebook", "gold"} <= set(found):
+        problems += unknown_labels(found["codebook"], [*found["gold"].train, *found["gold"].test])
+    raise_all(problems)
+    gold = found["gold"]
+    study = Study(recipe, found["codebook"], gold.train, gold.test, lambda model: open_engine(recipe, model))
+    by = f"by {recipe.split}" if not recipe.data.test else "as given"
+    return [
+        ("rows", f"memory {len(gold.train):,}, test {len(gold.test):,}, {by}"),
+        ("rows left out", ", ".join(f"{count:,} {why}" for why, count in gold.dropped.items()) or "none"),
+        *forecast(study, found["archive"][0]),
+        *(("warning", text) for text in gold.warnings),
+    ]
+
+
+def run(recipe: Recipe, run: Run) -> None:
+    """Rows, the grid on memory rows, the selection, scores on test rows, agreement, the archive."""
+    run.note("codebook", lambda: codebook_of(recipe).model_dump(mode="json"))
+    gold, survey = cache(lambda: read_gold(recipe)), cache(lambda: survey_archive(recipe))
+    run.note("data", lambda: {"dropped": gold().dropped | survey()[1], "warnings": gold().warnings})
+    run.note("archive_rows", lambda: survey()[0])
+    memory, test = run.rows("memory", lambda: gold().train), run.rows("test", lambda: gold().test)
+    codebook = Codebook.model_validate(run.manifest["notes"]["codebook"])  # as it was when the run began
+    study = Study(recipe, codebook, memory, test, lru_cache(maxsize=1)(lambda model: open_engine(recipe, model)))
+
+    tried = {one: try_on_memory(study, run, one) for one in configurations(recipe, codebook)}
+    for kind in recipe.labels:
+        finalists = choose_finalists(study, run, kind, tried)
+        answered = {one: answer_test(study, run, one) for one in finalists}
+        compare(study, run, kind, answered)
+        if recipe.archive:
+            label_archive(study, run, finalists[0])
+
+
+# 1. Gold rows: memory and test
+
+
+def read_gold(recipe: Recipe) -> Splits:
+    """Memory rows as `train` and test rows, drawn from one source, or each from its own."""
+    values = recipe.data
+    shape = annotation_shape(values.text, {kind: kind for kind in recipe.labels}, recipe.group)
+    dropped: dict[str, Counter[str]] = {"memory": Counter(), "test": Counter()}
+    if not values.train:
+        raise UserError("no labelled rows are named", "Add --data FILE, or --data oral-history.")
+    rows = data.read_rows(values.train, values, shape=shape, dropped=dropped["memory"])
+    if lacking := sorted(set(recipe.labels) - set(rows[0].labels)):
+        known = ", ".join(rows[0].labels)
+        raise UserError(f"{values.train} has no labels of the kind {lacking[0]!r}", f"It has: {known} (--labels).")
+    if values.test:
+        memory, test = rows, data.read_rows(values.test, values, shape=shape, dropped=dropped["test"])
+    else:
+        memory, test = split_gold(rows, recipe.labels[0], recipe.memory_share, recipe.split, recipe.plan.seed)
+    check_gold(recipe, memory, test)
+    shared = {normalise(row.text) for row in memory} & {normalise(row.text) for row in test}
+    warning = f"{len(shared)} texts stand in memory and in test: scores on them measure memory, though no prompt shows"
+    counts = {f"{role}: {why}": count for role, counted in dropped.items() for why, count in counted.items()}
+    return Splits(memory, [], test, counts, [f"{warning} them."] if shared else [])
+
+
+def split_gold(
+    rows: Sequence[Annotated], kind: str, share: float, by: str, seed: int
+) -> tuple[list[Annotated], list[Annotated]]:
+    """(memory, test) with about `share` of the rows in memory, drawn with the seed, each in its old order.
+
+    By "rows" every label of `kind` has its share on both sides. By "groups" whole groups go to memory, in random order,
+    each that brings its size nearer to the share.
+    """
+    target = floor(share * len(rows) + 0.5)
+    chosen = set(spread(rows, kind, seed)[:target])
+    if by == "groups":
+        sizes, names, count = Counter(row.group for row in rows), set(), 0
+        for name in random.Random(f"{seed} groups").sample(sorted(sizes), len(sizes)):
+            if abs(count + sizes[name] - target) < abs(count - target):
+                names.add(name)
+                count += sizes[name]
+        chosen = {number for number, row in enumerate(rows) if row.group in names}
+    memory = [row for number, row in enumerate(rows) if number in chosen]
+    return memory, [row for number, row in enumerate(rows) if number not in chosen]
+
+
+def spread(rows: Sequence[Annotated], kind: str, seed: int) -> list[int]:
+    """The rows' numbers in random order, such that the first n of them, for any n, have the labels in their shares."""
+    by_label: defaultdict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
+        by_label[row.labels[kind]].append(number)
+    places = []
+    for label, numbers in by_label.items():
+        shuffled = random.Random(f"{seed} spread {label}").sample(numbers, len(numbers))
+        places += [((rank + 0.5) / len(shuffled), label, number) for rank, number in enumerate(shuffled)]
+    return [number for *_, number in sorted(places)]
+
+
+def deal_folds(rows: Sequence[Annotated], kind: str, by: str, seed: int) -> dict[str, int]:
+    """The fold of each row by its id: stratified, or of whole groups."""
+    if by == "rows":
+        return {rows[number].id: place % FOLDS for place, number in enumerate(spread(rows, kind, seed))}
+    names = sorted({row.group for row in rows})
+    return {row.id: names.index(row.group) % FOLDS for row in rows}
+
+
+# 2. Prompts
+
+
+def write_frame(codebook: Codebook, kind: str, design: Design) -> str:
+    """What stands before examples and sentence: the parts that `PARTS` names for the design, as far as there are any.
+
+    Texts are joined and never formatted, so that braces in them mean nothing.
+    """
+    scheme, parts = codebook.kinds[kind], PARTS[design]
+    rules = [f"- {rule}" for rule in scheme.rules] if "rules" in parts else []
+    blocks = [
+        " ".join(filter(None, (codebook.role, codebook.source))),
+        codebook.background if "background" in parts else "",
+        scheme.ask,
+        *(describe(code, label, parts) for code, label in scheme.labels.items()),
+        "\n".join([DOUBT, *rules]) if rules else "",
+        MEANING if "meaning" in parts else "",
+        output_rule(scheme.labels),
+    ]
+    return "\n\n".join(filter(None, blocks))
+
+
+def write_prompt(frame: str, kind: str, shown: Sequence[Annotated], text: str, *, chat: bool) -> Prompt:
+    """Frame, examples, and last the sentence on a line of its own; plain text goes on to where the label follows."""
+    title = kind.capitalize()
+    examples = [f"{quote(row.text)}\n{title}: {row.labels[kind]}" for row in shown]
+    body = "\n\n".join([frame, *([EXAMPLES, *examples, NEXT] if examples else []), quote(text)])
+    return (Message("user", body),) if chat else f"{body}\n{title}:"
+
+
+def output_rule(labels: Sequence[str] | dict[str, Label]) -> str:
+    """The last rule of a frame, and what a malformed reply is answered with."""
+    return NUMBER_ONLY if _are_numbers(labels) else f"{WORD_ONLY} {', '.join(labels)}."
+
+
+def describe(code: str, label: Label, parts: Sequence[str]) -> str:
+    title = code if label.name.casefold() == code.casefold() else f"{code}: {label.name}"
+    lines = [
+        title,
+        label.definition if "definition" in parts else "",
+        *([f"- {rule}" for rule in label.rules] if "rules" in parts else []),
+        f"{KEYWORDS} {', '.join(label.keywords)}" if "keywords" in parts and label.keywords else "",
+        f"{QUESTION} {label.question}" if "question" in parts and label.question else "",
+    ]
+    return "\n".join(filter(None, lines))
+
+
+def quote(text: str) -> str:
+    """The text on one line: a line break in it could begin what looks like another example."""
+    return f'Transcript: "{" ".join(text.split())}"'
+
+
+# 3. Examples
+
+
+def few_shots(study: Study, asked: Configuration, pool: Sequence[Annotated]) -> list[int]:
+    """Numbers of the memory rows that every prompt shows: in the order of `spread`, as many as fit."""
+    recipe, meter = study.recipe, meters_of(study.recipe)[asked.model]
+    room = recipe.example_tokens
+    if meter.context is not None:
+        reply = recipe.reply_tokens if recipe.answers == "generate" else 0
+        frame = write_frame(study.codebook, asked.kind, asked.design)
+        room = min(room, meter.context - meter.count(frame) - ROOM - reply)
+    order = spread(pool, asked.kind, recipe.plan.seed)
+    sizes = accumulate(meter.count(f"{quote(pool[number].text)}\n{asked.kind}: x\n\n") for number in order)
+    return order[: sum(1 for size in sizes if size <= room)]
+
+
+def example_finder(
+    study: Study, asked: Configuration, pool: Sequence[Annotated]
+) -> Callable[[Sequence[Annotated]], list[list[Annotated]]]:
+    """The function that gives each of some rows the memory rows its prompt shows; see the numbered steps."""
+    if asked.strategy == "zero-shot" or not pool:
+        return lambda rows: [[] for _ in rows]
+    texts = [row.text for row in pool]
+    shots = few_shots(study, asked, pool) if asked.strategy == "few-shot" else []
+    embed = remember(embedding_of(study, asked, texts), texts) if asked.strategy == "retrieved" else None
+
+    def find(rows: Sequence[Annotated]) -> list[list[Annotated]]:
+        queries = [row.text for row in rows]
+        same_QM = near_duplicates(texts, queries)
+
+        def may_serve(query: int, number: int) -> bool:
+            own = study.recipe.other_groups and rows[query].group == pool[number].group
+            return not same_QM[query, number] and not own
+
+        if embed is None:
+            return [[pool[number] for number in shots if may_serve(query, number)] for query in range(len(rows))]
+        # mean hidden states of any two texts are close: what says the same is told by TF-IDF
+        found = nearest(texts, queries, embed, study.recipe.examples, may_serve=may_serve, near_duplicate=float("inf"))
+        return [[pool[number] for number, _ in near] for near in found]
+
+    return find
+
+
+def embedding_of(study: Study, asked: Configuration, texts: Sequence[str]) -> Embed:
+    if study.recipe.retriever == "tfidf":
+        return tfidf_embedding(texts)
+    from camelid.hidden import hidden_states
+
+    engine: Any = study.engine(asked.model)
+    return lambda queries: hidden_states(engine.model.get_decoder(), engine.tokenizer, queries, what="")
+
+
+# 4. Answers
+
+
+def annotator(
+    study: Study, asked: Configuration, pool: Sequence[Annotated]
+) -> Callable[[Sequence[Annotated]], list[Judged]]:
+    """The function that asks for some rows, with examples of the pool."""
+    recipe, engine, labels = study.recipe, study.engine(asked.model), study.codebook.kinds[asked.kind].labels
+    frame = write_frame(study.codebook, asked.kind, asked.design)
+    find = example_finder(study, asked, pool)
+
+    def ask(rows: Sequence[Annotated]) -> list[Judged]:
+        prompts = {
+            row.id: write_prompt(frame, asked.kind, shown, row.text, chat=recipe.chat)
+            for row, shown in zip(rows, find(rows), strict=True)
+        }
+        if recipe.answers == "score":
+            answers = {code: code if recipe.chat else f" {code}" for code in labels}
+            return choose(engine, rows, lambda row: prompts[row.id], answers, what="")
+        sampling, parser = Sampling(max_tokens=recipe.reply_tokens), parser_of(list(labels))
+        repair = output_rule(labels)
+        return annotate(engine, rows, lambda row: prompts[row.id], parser, sampling=sampling, repair=repair, what="")
+
+    return ask
+
+
+def parser_of(labels: Sequence[str]) -> Parser:
+    """Reads a reply: the first number, where labels are numbers, otherwise the first of them as a whole word."""
+    if not _are_numbers(labels):
+        return parse_choice(labels)
+    codes = {int(label): label for label in labels}
+    parse = parse_number(min(codes), max(codes))
+
+    def read(text: str) -> Parsed:
+        found = parse(text)
+        if found.outcome != "value":
+            return found
+        known = found.value in codes
+        return Parsed("value", codes[found.value]) if known else Parsed("malformed", detail="is none of the labels")
+
+    return read
+
+
+def label_of(judged: Judged) -> str:
+    """The label, or "unclassified" where none could be read."""
+    return judged.value if judged.outcome == "value" else UNCLASSIFIED
+
+
+def predicted(judged: Sequence[Judged], rows: Sequence[Annotated], kind: str) -> list[Predicted]:
+    """Judgements as predictions; one without a label is wrong."""
+    return [
+        Predicted(row.id, row.labels[kind], label_of(one), one.shares if one.outcome == "value" else {})
+        for one, row in zip(judged, rows, strict=True)
+    ]
+
+
+# 5. Selection on memory rows
+
+
+def configurations(recipe: Recipe, codebook: Codebook) -> list[Configuration]:
+    """The grid, model by model, so that each is loaded once."""
+    return [
+        Configuration(kind, design, strategy, model)
+        for model in recipe.models or ("",)
+        for kind in recipe.labels
+        for design in recipe.designs
+        if design in codebook.kinds[kind].designs
+        for strategy in recipe.strategies
+    ]
+
+
+def try_on_memory(study: Study, run: Run, asked: Configuration) -> list[Judged]:
+    """Judgements on the memory rows, each fold asked with examples of the others."""
+    recipe, memory = study.recipe, study.memory
+    fold_of = deal_folds(memory, asked.kind, recipe.split, recipe.plan.seed)
+
+    def ask(rows: Sequence[Annotated]) -> list[Judged]:
+        found: dict[str, Judged] = {}
+        for fold in range(FOLDS):
+            some = [row for row in rows if fold_of[row.id] == fold]
+            pool = [row for row in memory if fold_of[row.id] != fold]
+            found |= {one.id: one for one in annotator(study, asked, pool)(some)} if some else {}
+        return [found[row.id] for row in rows]
+
+    path = run.map(f"predictions/memory/{slug(asked.name)}", memory, ask, chunk=len(memory), total=len(memory))
+    return list(iterate_rows(path))  # type: ignore[arg-type]
+
+
+def choose_finalists(
+    study: Study, run: Run, kind: str, tried: dict[Configuration, list[Judged]]
+) -> list[Configuration]:
+    """Of each model and strategy the best design on the memory rows, the best of all first. Of equally good ones the
+    first of the grid."""
+    classes = [*study.classes(kind), UNCLASSIFIED]
+    grid = {one.name: one for one in tried if one.kind == kind}
+
+    def score() -> dict[str, Any]:
+        found = {
+            name: {
+                "weighted_f1": weighted_f1(predicted(tried[one], study.memory, kind), classes),
+                "examples": count_examples(study, one),
+                "outcomes": count_outcomes(tried[one]),
+            }
+            for name, one in grid.items()
+        }
+        best: dict[tuple[str, str], str] = {}
+        for name in sorted(found, key=lambda name: -found[name]["weighted_f1"]["value"]):
+            best.setdefault((grid[name].model, grid[name].strategy), name)
+        return {"rows": len(study.memory), "finalists": list(best.values()), "configurations": found}
+
+    return [grid[name] for name in run.scores(f"{kind} selection", score)["finalists"]]
+
+
+def weighted_f1(predictions: Sequence[Predicted], classes: Sequence[str]) -> dict[str, float]:
+    """Weighted F1 with its interval, bootstrap over rows."""
+    number = {name: place for place, name in enumerate(classes)}
+    gold_N = np.array([number[str(row.gold)] for row in predictions])
+    found_N = np.array([number[str(row.predicted)] for row in predictions])
+    sampled = metrics.resampled_confusions(gold_N, found_N, len(classes), Draws(len(gold_N), SEED))
+    value = metrics.weighted_f1(gold_N, found_N, len(classes))
+    return metrics.interval(value, metrics.weighted_of(sampled)).as_dict()
+
+
+# 6. Comparison on test rows
+
+
+def answer_test(study: Study, run: Run, asked: Configuration) -> list[Judged]:
+    """Judgements on the test rows, with examples of all memory rows."""
+    ready = cache(lambda: annotator(study, asked, study.memory))
+    name, rows = f"predictions/test/{slug(asked.name)}", study.test
+    return list(iterate_rows(run.map(name, rows, lambda some: ready()(some), chunk=len(rows), total=len(rows))))  # type: ignore[arg-type]
+
+
+def compare(study: Study, run: Run, kind: str, answered: dict[Configuration, list[Judged]]) -> None:
+    """Scores of all systems on the test rows, the selected configuration being ours, and the models' agreement."""
+    makes = baselines_of(study, kind)
+    if study.recipe.supervise:
+        head = supervise(study, run, kind)
+        makes[f"{kind} by label supervision"] = lambda: prediction.predict_with(head, labelled(study.test, kind))
+    for one, judged in answered.items():
+        makes[one.name] = lambda judged=judged: predicted(judged, study.test, kind)
+    if len(answered) > 2:
+        ballots = [vote(ballot) for ballot in zip(*answered.values(), strict=True)]
+        makes[f"{kind} by vote"] = lambda: predicted(ballots, study.test, kind)
+    systems = {name: run.rows(f"predictions/{slug(name)}", make) for name, make in makes.items()}
+    run.scores(kind, lambda: score_systems(study, kind, systems, answered))
+    if len(answered) > 1:
+        run.scores(f"{kind} agreement", lambda: agree(study, kind, answered))
+
+
+def baselines_of(study: Study, kind: str) -> dict[str, Callable[[], list[Predicted]]]:
+    """Systems without a language model."""
+    memory, test = labelled(study.memory, kind), labelled(study.test, kind)
+    return {
+        f"{kind} by majority": lambda: baselines.predict_majority(memory, test),
+        f"{kind} by nearest rows": lambda: predict_nearest(memory, test),
+        f"{kind} by logistic regression": lambda: baselines.predict_tfidf(memory, test, study.recipe.plan.seed),
+    }
+
+
+def supervise(study: Study, run: Run, kind: str) -> Path:
+    """The folder of model.base with a label head, trained on the memory rows."""
+    plan, model = study.recipe.plan, study.recipe.model
+    base = cache(lambda: bases.open_base(model.base, model.revision))
+    settings = {"kind": "label", "classes": study.classes(kind), "pooling": "last"}
+    rows = labelled(study.memory, kind)
+    return run.model(
+        slug(f"{kind} by label supervision"),
+        build=lambda: models.label_model(base(), settings, plan, Reading(HEAD_TOKENS)),
+        fit=lambda module, folder: labelling.fit(module, base().tokenizer, rows, [], plan, folder),
+    )
+
+
+def predict_nearest(memory: Sequence[Labelled], rows: Sequence[Labelled]) -> list[Predicted]:
+    """The label that most of the nearest memory rows have, by TF-IDF; the most frequent one without any similar row."""
+    texts, labels = [row.text for row in memory], [str(row.label) for row in memory]
+    (usual,) = baselines.predict_majority(memory, rows[:1])
+    votes = vote_nearest(texts, labels, [row.text for row in rows], tfidf_embedding(texts), NEIGHBOURS)
+    found = [shares or usual.probabilities for shares in votes]
+    return [
+        Predicted(row.id, row.label, max(shares, key=shares.__getitem__), shares)
+        for row, shares in zip(rows, found, strict=True)
+    ]
+
+
+def labelled(rows: Sequence[Annotated], kind: str) -> list[Labelled]:
+    """The rows with their labels of one kind."""
+    return [Labelled(row.id, row.origin, row.text, row.labels.get(kind, "")) for row in rows]
+
+
+def score_systems(
+    study: Study, kind: str, systems: dict[str, list[Predicted]], answered: dict[Configuration, list[Judged]]
+) -> dict[str, Any]:
+    """`evaluate`, with weighted F1 and how often each outcome came."""
+    unread = any(row.predicted == UNCLASSIFIED for rows in systems.values() for row in rows)
+    classes = [*study.classes(kind), *([UNCLASSIFIED] if unread else [])]
+    llms = [name for name in systems if name not in baselines_of(study, kind)]
+    found = evaluate(systems, classes, next(iter(answered)).name, "labels", trained=llms)
+    for name, rows in systems.items():
+        found["systems"][name]["weighted_f1"] = weighted_f1(rows, classes)
+    return {"split": "test", **found, "outcomes": {one.name: count_outcomes(each) for one, each in answered.items()}}
+
+
+def agree(study: Study, kind: str, answered: dict[Configuration, list[Judged]]) -> dict[str, Any]:
+    """How far the models agree on the test rows, each as its best configuration; of a single one its strategies."""
+    best: dict[Any, Configuration] = {}
+    for one in answered:
+        best.setdefault(one.model or one, one)
+    said = {one.name: [row.value for row in answered[one]] for one in best.values()}
+    return measure_agreement(said, study.classes(kind))
+
+
+# 7. The archive
+
+
+def read_archive(recipe: Recipe, dropped: Counter[str]) -> Iterator[Annotated]:
+    """Rows of the archive file one by one; the id is the row's number. Those left out are counted by reason."""
+    convert = annotation_shape(recipe.data.text, {}, recipe.group).convert
+    for number, (origin, values) in enumerate(formats.read_table(Path(recipe.archive or ""))):
+        row = convert(str(number), origin, values)
+        if isinstance(row, Problem):
+            dropped[f"archive: {row.what}"] += 1
+        elif len(row.text.split()) < recipe.least_words:
+            dropped[f"archive: fewer than {recipe.least_words} words"] += 1
+        else:
+            yield row
+
+
+def survey_archive(recipe: Recipe) -> tuple[int, dict[str, int]]:
+    """(rows to be labelled, rows left out by reason) of the archive, read through once.
+
+    Raises UserError when it lacks a column, or no row is left.
+    """
+    if not recipe.archive:
+        return 0, {}
+    columns = next(formats.read_table(Path(recipe.archive)), ("", {}))[1]
+    wanted = [recipe.data.text, *([recipe.group] if recipe.group else [])]
+    raise_all(missing_columns(recipe.archive, wanted, columns, "--text and --group"))
+    dropped: Counter[str] = Counter()
+    count = sum(1 for _ in read_archive(recipe, dropped))
+    if not count:
+        raise UserError(f"{recipe.archive} has no row to label", f"Left out: {dict(dropped)}; see --least-words.")
+    return count, dict(dropped)
+
+
+def label_archive(study: Study, run: Run, asked: Configuration) -> None:
+    """Write `archive/<kind>.jsonl`, every row as it was labelled, and `review/<kind>.jsonl`, what to look at first."""
+    kind, memory = asked.kind, labelled(study.memory, asked.kind)
+    ready = cache(lambda: annotator(study, asked, study.memory))
+
+    def code(rows: Sequence[Annotated]) -> list[Any]:
+        seconds = predict_nearest(memory, labelled(rows, kind))
+        return [code_row(*found) for found in zip(rows, ready()(rows), seconds, strict=True)]
+
+    rows, total = read_archive(study.recipe, Counter()), run.manifest["notes"]["archive_rows"]
+    path = run.map(f"archive/{kind}", rows, code, chunk=CHUNK, total=total)
+    run.map(f"review/{kind}", first_to_review(path, study.recipe.review_rows), list)
+    run.scores(f"{kind} archive", lambda: tally(study, asked, path))
+
+
+def code_row(row: Annotated, judged: Judged, second: Predicted) -> Coded:
+    """What is kept of an archive row."""
+    shares = sorted(judged.shares.values(), reverse=True)
+    return Coded(
+        id=row.id,
+        origin=row.origin,
+        group=row.group,
+        text=row.text,
+        label=label_of(judged),
+        outcome=judged.outcome,
+        shares=judged.shares,
+        margin=shares[0] - shares[1] if shares else None,
+        second=str(second.predicted),
+        reply=judged.reply,
+        repairs=judged.repairs,
+    )
+
+
+def read_coded(path: Path) -> Iterator[Coded]:
+    """The labelled rows of an archive file one by one."""
+    for _, values in formats.read_table(path):
+        yield Coded(**{name: value for name, value in values.items() if name != "row"})
+
+
+def first_to_review(path: Path, count: int) -> Iterator[Any]:
+    """The rows to look at first: without a label, then those the second opinion is against, each by rising margin."""
+    yield from nsmallest(
+        count,
+        read_coded(path),
+        key=lambda row: (row.outcome == "value", row.label == row.second, row.margin or 0.0),
+    )
+
+
+def tally(study: Study, asked: Configuration, path: Path) -> dict[str, Any]:
+    """What labelled the archive, and how the labels, outcomes and second opinions fell out."""
+    found = Counter((row.label, row.outcome, row.label == row.second) for row in read_coded(path))
+    by_label, by_outcome, by_second = (Counter() for _ in range(3))
+    for (label, outcome, same), count in found.items():
+        by_label[label] += count
+        by_outcome[outcome] += count
+        by_second[same] += count
+    frame = write_frame(study.codebook, asked.kind, asked.design)
+    return {
+        "configuration": asked.name,
+        "prompt_sha256": hashlib.sha256(frame.encode()).hexdigest(),
+        "labels": dict(sorted(by_label.items())),
+        "outcomes": dict(by_outcome),
+        "as the second opinion": by_second[True] / by_second.total(),
+    }
+
+
+# Engines, and what a run will take
+
+
+def open_engine(recipe: Recipe, model: str) -> Engine:
+    """The recipe's engine with one of the models it compares."""
+    named = recipe.engine.model_copy(update={"name": model or recipe.engine.name})
+    return engines.open_engine(named, model_of(recipe, model))
+
+
+def model_of(recipe: Recipe, model: str) -> recipe.Model:
+    """One of the bases to compare, or the recipe's own where none is named."""
+    return recipe.model.model_copy(update={"base": model, "revision": None}) if model else recipe.model
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts a model's tokens. Of a remote one they are estimated, and its `context` is not known."""
+
+    tokenizer: Any = None
+    context: int | None = None
+
+    def count(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        if self.tokenizer is None:
+            return len(text) // CHARACTERS_PER_TOKEN + 1
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+_open_base = cache(bases.open_base)  # every configuration counts with the same tokenizers
+
+
+def meters_of(recipe: Recipe) -> dict[str, Meter]:
+    """A meter for each model. Raises UserError for one that is not there, or cannot be asked by messages."""
+    found: dict[str, Meter] = {}
+    for model in recipe.models or ("",):
+        named = model_of(recipe, model)
+        base = None if recipe.engine.kind == "remote" else _open_base(named.base, named.revision)
+        if base and recipe.chat and not base.tokenizer.chat_template:
+            raise UserError(f"{named.base} has no chat template", "Take an instruct model, or add --chat false.")
+        found[model] = Meter(base.tokenizer, base.config.get_text_config().max_position_embeddings) if base else Meter()
+    return found
+
+
+def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Fields that contradict each other, as (what, fix)."""
+    for name in UNUSED:
+        if getattr(recipe.data, name) != type(recipe.data).model_fields[name].default:
+            yield f"data.{name} is not used by oral-history", "Name columns of labels with --labels, one a kind."
+    if recipe.answers == "score" and recipe.engine.kind == "remote" and recipe.engine.api == "chat":
+        fix = "Add --answers generate, or --api completions --chat false where the endpoint scores given text."
+        yield "a remote chat model gives no probabilities of labels", fix
+    if recipe.retriever == "model" and recipe.engine.kind != "local":
+        yield "retriever = 'model' needs the states of a local model", "Leave it out: TF-IDF needs none."
+    names = Counter(Path(model).name for model in recipe.models)
+    if twice := sorted(name for name, count in names.items() if count > 1):
+        yield f"several models are called {twice[0]}", "Give them folders of different names."
+
+
+def check_gold(recipe: Recipe, memory: Sequence[Annotated], test: Sequence[Annotated]) -> None:
+    """Raise UserError where there is too little to show, to test or to tell apart."""
+    names = {row.group for row in [*memory, *test]}
+    if (recipe.split == "groups" or recipe.other_groups) and ("" in names or len({row.group for row in memory}) < 2):
+        fix = "Name the column with --group, or leave split and other_groups out."
+        raise UserError(f"memory rows need two groups at least, and there are {len(names - {''})} in all", fix)
+    if not memory or not test:
+        what = f"of {len(memory) + len(test)} rows {len(memory)} are memory and {len(test)} test rows"
+        raise UserError(what, "There must be some of both: change --memory-share, or add rows.")
+    single = [kind for kind in recipe.labels if len({row.labels[kind] for row in memory}) < 2]
+    if single:
+        what = f"all memory rows have one label of the kind {single[0]!r}"
+        raise UserError(what, "Add rows, or leave the kind out.")
+
+
+def unknown_labels(codebook: Codebook, rows: Sequence[Annotated]) -> list[UserError]:
+    """A problem for each kind with gold labels that the codebook lacks."""
+    problems = []
+    for kind, scheme in codebook.kinds.items():
+        unknown = [row for row in rows if kind in row.labels and row.labels[kind] not in scheme.labels]
+        if unknown:
+            what = f"{unknown[0].origin} has the {kind} {unknown[0].labels[kind]!r}, which the codebook lacks"
+            problems.append(UserError(f"{what} ({len(unknown)} such rows)", f"It has: {', '.join(scheme.labels)}."))
+    return problems
+
+
+def forecast(study: Study, archive: int) -> list[tuple[str, str]]:
+    """Calls and prompt tokens of each configuration on the memory rows, and at most of the whole run."""
+    recipe, lines = study.recipe, []
+    tried: Counter[Configuration] = Counter()  # tokens of a prompt for a sentence of mean length
+    for one in configurations(recipe, study.codebook):
+        meter, examples = meters_of(recipe)[one.model], count_examples(study, one)
+        mean = sum(meter.count(quote(row.text)) for row in study.memory) / len(study.memory)
+        tried[one] = round(meter.count(write_frame(study.codebook, one.kind, one.design)) + (1 + examples) * (mean + 5))
+        tokens = f"{tried[one] * len(study.memory):,} prompt tokens, {examples} examples each"
+        lines.append((one.kind, f"{one.name.partition(' by ')[2]}: {len(study.memory):,} calls, {tokens}"))
+    finals: Counter[tuple[str, ...]] = Counter()  # the finalists answer the test rows, the best of a kind the archive
+    best: Counter[str] = Counter()
+    for one, size in tried.items():
+        finals[one.kind, one.model, one.strategy] = max(finals[one.kind, one.model, one.strategy], size)
+        best[one.kind] = max(best[one.kind], size)
+    calls = len(study.memory) * len(tried) + len(study.test) * len(finals) + archive * len(best)
+    tokens = len(study.memory) * tried.total() + len(study.test) * finals.total() + archive * best.total()
+    replies = calls * recipe.reply_tokens if recipe.answers == "generate" else 0
+    cost = (tokens * recipe.engine.price_input + replies * recipe.engine.price_output) / 1e6
+    return [
+        *lines,
+        *([("archive", f"{archive:,} rows")] if archive else []),
+        ("in all", f"at most {calls:,} calls, {tokens:,} prompt tokens (a local model computes shared ones once)"),
+        *([("cost", f"at most {cost:,.2f} in the currency of the prices")] if cost else []),
+    ]
+
+
+def count_examples(study: Study, asked: Configuration) -> int:
+    """Examples in a prompt for a test row."""
+    most = {"zero-shot": 0, "retrieved": min(study.recipe.examples, len(study.memory))}
+    return most[asked.strategy] if asked.strategy in most else len(few_shots(study, asked, study.memory))
+
+
+# The codebook, and the words of prompts
+
+
+def codebook_of(recipe: Recipe) -> Codebook:
+    """The codebook in the recipe's TOML file, or the built-in one. Raises UserError when it is broken, or lacks labels
+    of a kind or for the designs."""
+    path, name = recipe.codebook, recipe.codebook or "the built-in codebook"
+    try:
+        text = Path(path).read_text(encoding="utf-8") if path else BUILT_IN
+        codebook = Codebook.model_validate(tomllib.loads(text))
+    except OSError as error:
+        raise UserError(f"cannot read the codebook {path}: {error.strerror}", "Check the path.") from error
+    except ValidationError as error:
+        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in error.errors())
+        raise UserError(f"{path}: {said}", "A codebook has role and kinds; a kind has ask and labels.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid TOML: {error}", "Strings need quotes, tables a [name] line.") from error
+    for kind in recipe.labels:
+        if kind not in codebook.kinds:
+            fix = f"Its kinds are: {', '.join(codebook.kinds)}; give a --codebook of your own, or other --labels."
+            raise UserError(f"{name} has no labels of the kind {kind!r}", fix)
+        if not set(recipe.designs) & set(codebook.kinds[kind].designs):
+            known = ", ".join(codebook.kinds[kind].designs)
+            raise UserError(f"{name} has none of the designs for {kind!r}", f"Choose among --designs {known}.")
+    return codebook
+
+
+def _are_numbers(labels: Sequence[str] | dict[str, Label]) -> bool:
+    return all(label.isdecimal() for label in labels)
+
+
+PARTS: dict[Design, tuple[str, ...]] = {
+    "foundational": (),
+    "concise": ("definition", "keywords", "meaning"),
+    "structured": ("definition", "keywords", "question"),
+    "refined": ("definition", "keywords", "rules"),
+    "comprehensive": ("definition", "keywords", "rules", "background"),
+}
+EXAMPLES = "These transcripts were labelled by experts:"
+NEXT = "Now label this one:"
+KEYWORDS = "Key words:"
+QUESTION = "Typical question:"
+MEANING = "Meaning counts more than single words. Where several labels fit, choose the main one."
+DOUBT = "In doubt:"
+NUMBER_ONLY = "Answer with the number only."
+WORD_ONLY = "Answer with one word only:"
+BUILT_IN = """
+role = "You label transcripts of interviews for historians."
+source = '''
+The transcripts come from a digital archive in which Japanese Americans tell of their lives and of their imprisonment \
+during the Second World War.'''
+background = '''
+After the attack on Pearl Harbor on 7 December 1941 the FBI arrested leaders of Japanese communities within hours. In \
+February 1942 an order of the President let the army clear the West Coast of everybody of Japanese descent. About \
+120,000 people, two thirds of them citizens by birth, sold or lost what they had. They were sent to fairgrounds and \
+race tracks first, and then to ten guarded camps in deserts and swamps, where whole families lived in barracks. Some \
+went to court, some refused the draft or answered no to two questions about loyalty, and others served in the army, \
+many in a unit of their own that fought in Europe, or as interpreters in the Pacific.
+
+The camps closed in 1945 and 1946. Families came back to the coast or settled elsewhere, often without home or work \
+and against ill will, and many kept silent for decades. Others spent the years after the war in Japan. From the 1970s \
+a movement asked for redress; convictions of the war years were set aside, and in 1988 a law gave an apology and a \
+payment to each survivor. Since then many have spoken in schools and at the sites of the camps, and have stood up for \
+other groups under suspicion.'''
+
+[kinds.topic]
+ask = "Decide which period or subject of the narrator's life the transcript is mainly about."
+rules = [
+    "Bare facts are 0; the same facts told as a part of daily life are 1.",
+    "What happened before 7 December 1941 is 1, what happened from that day until the camps closed is 2.",
+    "A court case of the war years is 2, unless it is told as a part of the later struggle for redress, which is 5.",
+    "What somebody got for military service after the war, such as schooling, is 3 and not 4.",
+    "Where several still fit, choose what most of the words are about.",
+]
+[kinds.topic.labels.0]
+name = "Biographical facts"
+definition = "Plain facts about the narrator or the family, without a wider story."
+keywords = ["name", "born", "parents", "brothers and sisters", "religion", "age at immigration"]
+question = "When and where were you born?"
+rules = [
+    "Takes names, dates and places of birth, the members of a family, their faith, and when they came to the country.",
+    "Takes a short answer that only confirms such a fact.",
+    "Does not take what people did all day, how they felt, or what the times were like.",
+]
+[kinds.topic.labels.1]
+name = "Life before removal"
+definition = "Everyday life before the war reached the family: home, school, work, customs, neighbours."
+keywords = ["school", "farm", "shop", "Japanese school", "church", "picnic", "prejudice", "before the war"]
+question = "What did you do after school as a child?"
+rules = [
+    "Takes childhood, neighbourhoods, friends, food, festivals and language at home.",
+    "Takes the work of parents, money, and journeys to Japan before the war.",
+    "Takes unfair treatment and politics as long as they belong to the years before Pearl Harbor.",
+]
+[kinds.topic.labels.2]
+name = "Life during incarceration"
+definition = "From the attack on Pearl Harbor through arrest, removal and the years in camps."
+keywords = ["Pearl Harbor", "FBI", "curfew", "evacuation", "assembly center", "barracks", "mess hall", "guards"]
+question = "What do you remember of the day you came to the camp?"
+rules = [
+    "Takes the days after the attack, searches, arrests, selling or storing what the family owned, and the journey.",
+    "Takes rooms, food, school, work, illness, births, friendships and boredom in a camp, and leaving it for work.",
+    "Takes what neighbours, teachers and strangers said or did in these years.",
+    "Takes refusing orders in these years and going to court over them.",
+]
+[kinds.topic.labels.3]
+name = "Military service"
+definition = "Service in the armed forces, refusing it, questions of loyalty, and what veterans got for it."
+keywords = ["army", "volunteer", "draft", "442nd", "interpreter", "loyalty questionnaire", "veteran", "GI Bill"]
+question = "Why did you volunteer?"
+rules = [
+    "Takes enlisting, training, fighting, interpreting and the occupation of Japan in uniform.",
+    "Takes the loyalty questionnaire, the answers to it, and resistance to the draft.",
+    "Takes benefits and honours that came from service, even decades later.",
+]
+[kinds.topic.labels.4]
+name = "Return after the war"
+definition = "Starting again after the camps: going home or elsewhere, work, school, family, or post-war Japan."
+keywords = ["came back", "resettled", "found a job", "landlord", "college", "married", "hostel", "occupied Japan"]
+question = "Where did you go when you left the camp for good?"
+rules = [
+    "Takes the first home, work and school after the camp, and lost or kept property.",
+    "Takes how others received those who came back, and how families dealt with what had happened.",
+    "Takes careers and family life in later decades, and civilian life in Japan after the war.",
+]
+[kinds.topic.labels.5]
+name = "Peace and justice movements"
+definition = "Working for redress, remembrance and the rights of others, and what should be learned."
+keywords = ["redress", "apology", "hearings", "pilgrimage", "civil rights", "lesson", "never again", "legacy"]
+question = "What would you like young people to learn from this?"
+rules = [
+    "Takes hearings, lawsuits reopened decades later, the law of 1988, the apology and the payments.",
+    "Takes teaching, memorials, visits to camp sites, and speaking up for other groups.",
+    "Takes thoughts on what all of it means for today.",
+]
+
+[kinds.sentiment]
+ask = "Decide which feeling towards what is told the transcript shows."
+designs = ["foundational", "concise", "structured", "comprehensive"]
+rules = [
+    "Take the words as they were meant at the time of the interview, not the weight of the events.",
+    "Where feelings are mixed, choose the strongest one only.",
+    "A hard fact told without any feeling is neutral; a hard time told with pride or thanks is positive.",
+    "Laughter alone decides nothing.",
+]
+[kinds.sentiment.labels.negative]
+name = "Negative"
+definition = "Hardship, injustice, fear, pain, loss or blame is felt in the words."
+keywords = ["afraid", "angry", "ashamed", "unfair", "lost", "terrible"]
+question = "What was the worst of it?"
+rules = [
+    "Takes complaints about how people were treated, and criticism of those who did it.",
+    "Takes grief, shame, worry and disappointment, even when they are spoken of calmly.",
+]
+[kinds.sentiment.labels.neutral]
+name = "Neutral"
+definition = "Facts, dates, places and events are told without a feeling for or against."
+keywords = ["was born", "lived", "worked", "moved", "then", "about"]
+question = "How many of you were there?"
+rules = [
+    "Takes answers to questions of fact, descriptions, and explanations of how things were done.",
+    "Takes uncertainty, such as not remembering, when no regret goes with it.",
+]
+[kinds.sentiment.labels.positive]
+name = "Positive"
+definition = "Thanks, pride, joy, hope or support is felt in the words, even in hard times."
+keywords = ["happy", "proud", "grateful", "fun", "kind", "helped"]
+question = "What are you proud of?"
+rules = [
+    "Takes praise of people, and kindness given or received.",
+    "Takes fond memories, humour that enjoys what it tells, success, and making peace with the past.",
+]
+"""

@@ -1,0 +1,794 @@
+"""Checks of CDR that a toy would fail: wrong sign, wrong boundary, no end of turn, another context for one model."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from camelid import bases, chat, cli, engines, methods, models
+from camelid.annotation import count_outcomes
+from camelid.engines import Question, Request, Scored
+from camelid.engines.cache import Cache, cache_path
+from camelid.engines.local import LocalEngine
+from camelid.engines.scripted import ScriptedEngine
+from camelid.errors import UserError
+from camelid.methods.judge import cdr
+from camelid.recipe import Plan, read_recipe
+from camelid.rows import Judged, Message, Preference, iterate_rows
+from camelid.runs import read_manifest
+from camelid.scoring import score
+from conftest import make_model, own_rows, write_csv, write_jsonl
+
+# as a chat model's: the end of a turn is a token, and a line break behind it is not
+TEMPLATE = (
+    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
+)
+GLUED = TEMPLATE.replace("'#assistant\n'", "'#assistant '").replace("turn['role'] + '\n'", "turn['role'] + ' '")
+GOLD = ("He has 3 + 4 = <<3+4=7>>7 pens in all.\n#### 7", "A loaf is 2, so five are 2 * 5 = <<2*5=10>>10.\n#### 10")
+
+
+def chat_model(folder: Path, seed: int = 0, template: str = TEMPLATE) -> Path:
+    """The tiny model with a chat template."""
+    make_model(folder, seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def strong_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_model(tmp_path_factory.mktemp("cdr") / "strong", seed=0)
+
+
+@pytest.fixture(scope="module")
+def weak_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_model(tmp_path_factory.mktemp("cdr") / "weak", seed=1)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMELID_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def pairs_csv(tmp_path: Path) -> Path:
+    """12 pairs of a user's own, with columns of another name."""
+    rows = [
+        {
+            "question": f"What is {n} + {n}?",
+            "better": f"It is {n + n}, {'clearly ' * (n % 3)}so.",
+            "worse": f"{n}{n} or so",
+        }
+        for n in range(12)
+    ]
+    return write_csv(tmp_path / "pairs.csv", rows)
+
+
+@pytest.fixture
+def named_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CAMELID_DATA with our own rows of weak-to-strong, gsm8k and hh-harmless."""
+    root = tmp_path / "named"
+    for folder in ("weak-to-strong", "gsm8k", "hh-harmless"):
+        (root / folder).mkdir(parents=True)
+    weak = own_rows("weak-to-strong")
+    write_jsonl(root / "weak-to-strong" / "llama2_7b-weak-train.jsonl", weak)
+    questions = [row["question"].removeprefix("Question: ").removesuffix("\nAnswer:") for row in weak]
+    gold = [GOLD[n] if n < len(GOLD) else f"{n} = <<{n}>>{n}.\n#### {n}" for n in range(len(questions))]
+    lines = [{"question": question, "answer": answer} for question, answer in zip(questions, gold, strict=True)]
+    write_jsonl(root / "gsm8k" / "train.jsonl", lines)
+    for split in ("train", "dev"):
+        write_jsonl(root / "hh-harmless" / f"{split}.jsonl", own_rows("hh-harmless"))
+    monkeypatch.setenv("CAMELID_DATA", str(root))
+    return root
+
+
+def columns(source: Path) -> dict[str, Any]:
+    names = {"prompt": "question", "chosen": "better", "rejected": "worse"}
+    return {"data.train": str(source), **{f"data.{name}": column for name, column in names.items()}}
+
+
+def engine_of(folder: Path) -> LocalEngine:
+    base = bases.open_base(str(folder))
+    return LocalEngine(bases.load_lm(base, "float32"), base.tokenizer)
+
+
+def row_of(question: str, chosen: str, rejected: str, row_id: str = "0") -> Preference:
+    return Preference(row_id, f"line {row_id}", chat.converse(question), chosen, rejected)
+
+
+ROWS = [
+    row_of("How are you?", "Quite well, thank you.", "No.", "0"),
+    row_of("And the weather today, over there by the sea?", "Wet.", "I do not know at all, sorry.", "1"),
+    row_of("Two?", "One and one", "Three, as everybody knows, is more than two", "2"),
+    row_of("Name a bird that cannot fly and lives far in the south.", "A penguin", "A swallow", "3"),
+]
+
+
+def measured(engine: Any, rows: Sequence[Preference] = ROWS, ended: bool = True) -> list[Judged]:
+    questions = [Question(row.prompt, cdr.answers_of(row), ended) for row in rows]
+    return [cdr.note(*found) for found in zip(rows, questions, score(engine, questions), strict=True)]
+
+
+def rewards_of(strong: Any, weak: Any, rows: Sequence[Preference] = ROWS) -> list[list[float]]:
+    found = map(cdr.reward, measured(strong, rows), measured(weak, rows))
+    return [one.value[cdr.RATIO] for one in found]
+
+
+def by_hand(folder: Path, prompt: tuple[Message, ...], answer: str) -> list[float]:
+    """log p of each token behind the prompt, the end of the turn included, from one plain forward of all of it."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    turns = [{"role": turn.role, "content": turn.content} for turn in prompt]
+    front = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    before = tokenizer(front, add_special_tokens=False)["input_ids"]
+    whole = [*before, *tokenizer(answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        logprobs = model(torch.tensor([whole])).logits[0].log_softmax(dim=-1)
+    return [logprobs[place - 1, whole[place]].item() for place in range(len(before), len(whole))]
+
+
+# Check 1
+
+
+def test_check_1_equal_models_give_zero_and_swapped_ones_the_negation(strong_model: Path, weak_model: Path) -> None:
+    strong, weak = engine_of(strong_model), engine_of(weak_model)
+    assert rewards_of(strong, strong) == [[0.0, 0.0]] * len(ROWS)
+    straight, swapped = rewards_of(strong, weak), rewards_of(weak, strong)
+    assert swapped == [[-value for value in values] for values in straight]
+    assert min(abs(value) for values in straight for value in values) > 0
+
+
+# Check 2
+
+
+def test_check_2_by_hand_with_different_tokenizers() -> None:
+    """(-1.0 - 0.5 - 0.2) - (-1.5 - 0.4) = -1.7 + 1.9 = 0.2, and 0.2 / 3 = 0.0667."""
+    strong, weak = [-1.0, -0.5, -0.2], [-1.5, -0.4]
+    assert cdr.log_ratio(strong, weak) == pytest.approx(0.2)
+    assert cdr.normalise(cdr.log_ratio(strong, weak), len(strong)) == pytest.approx(0.0667, abs=5e-5)
+    assert cdr.normalise(0.5, 0) == 0.5, "no token at all must not divide by 0"
+    judged = [Judged("0", "", "value", {"logprobs": [side], "clipped": 0}, "") for side in (strong, weak)]
+    found = cdr.reward(*judged).value
+    assert found[cdr.RATIO] == [pytest.approx(0.2)]
+    assert found[cdr.NORMALISED] == [pytest.approx(0.2 / 3)]
+    assert found["tokens"] == [3], "n counts the strong model's tokens"
+
+
+def test_impossible_tokens_are_clipped_and_counted() -> None:
+    assert cdr.clip([-1.0, -30.0, -30.5, float("-inf")]) == ([-1.0, -30.0, -30.0, -30.0], 2)
+    question = Question(ROWS[0].prompt, cdr.answers_of(ROWS[0]), True)
+    kept = cdr.note(ROWS[0], question, Scored(((-1.0, float("-inf")), (-2.0,))))
+    assert kept.value == {"logprobs": [[-1.0, -30.0], [-2.0]], "clipped": 1}
+    failed = cdr.note(ROWS[0], question, Scored((), problem="context overflow"))
+    assert (failed.outcome, failed.reply) == ("failed", "context overflow")
+    assert cdr.reward(kept, failed) == failed == cdr.reward(failed, kept)
+
+
+# Check 3
+
+
+def test_check_3_the_answer_and_its_end_are_scored_and_nothing_else(strong_model: Path) -> None:
+    """The first token is read at the last place of the prompt; the template's line break behind the end is left out."""
+    for row, found in zip(ROWS, measured(engine_of(strong_model)), strict=True):
+        for answer, values in zip(cdr.answers_of(row), found.value["logprobs"], strict=True):
+            assert values == pytest.approx(by_hand(strong_model, row.prompt, answer), abs=1e-4)
+    with_end, bare = (measured(engine_of(strong_model), ended=ended)[0].value["logprobs"][0] for ended in (True, False))
+    assert len(with_end) == len(bare) + 1
+    assert with_end[:-1] == pytest.approx(bare, abs=1e-5)
+
+
+def test_check_3_a_first_token_in_front_of_all_changes_no_boundary(tmp_path: Path, strong_model: Path) -> None:
+    template = "{{ '<|end|>' }}" + TEMPLATE
+    with_first = chat_model(tmp_path / "bos", seed=0, template=template)
+    for row, plain, first in zip(ROWS, measured(engine_of(strong_model)), measured(engine_of(with_first)), strict=True):
+        for answer, short, long in zip(
+            cdr.answers_of(row), plain.value["logprobs"], first.value["logprobs"], strict=True
+        ):
+            assert len(short) == len(long)
+            assert long == pytest.approx(by_hand(with_first, row.prompt, answer), abs=1e-4)
+
+
+def test_check_3_a_space_that_merges_with_the_answer_is_found(tmp_path: Path) -> None:
+    """The template ends in a space that the tokenizer joins to the answer's word: prompt and answer are then tokenised
+    apart, so that the prompt is what was asked and every scored token is the answer's."""
+    folder = chat_model(tmp_path / "glued", template=GLUED)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    prompt, answer = chat.converse("Where is the bus?"), "the bus is near"
+    before = chat.encode_prompt(tokenizer, prompt)
+    turns = [{"role": "user", "content": "Where is the bus?"}, {"role": "assistant", "content": answer}]
+    whole = tokenizer.apply_chat_template(turns, return_dict=False)
+    assert whole[: len(before)] != before, "the trap is there"
+    row = row_of("Where is the bus?", answer, "no")
+    (found,) = measured(engine_of(folder), [row])
+    assert found.value["logprobs"][0] == pytest.approx(by_hand(folder, prompt, answer), abs=1e-4)
+
+
+def test_training_tells_the_answer_and_its_end_each_at_the_token_before(strong_model: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
+    tokens = cdr.tell(tokenizer, ROWS[0].prompt, "Quite well.")
+    assert tokenizer.decode(tokens.labels) == "Quite well.<|end|>"  # type: ignore[arg-type]
+    assert tokens.words is not None
+    assert [*tokens.ids[1:], tokens.labels[-1]][tokens.words[0] :] == tokens.labels
+    assert tokenizer.decode(tokens.ids[: tokens.words[0] + 1]).endswith("#assistant\n")
+
+
+# Check 4
+
+
+def test_check_4_mixed_lengths_together_are_as_one_by_one(strong_model: Path) -> None:
+    engine = engine_of(strong_model)
+    together = measured(engine)
+    assert len({len(values) for one in together for values in one.value["logprobs"]}) > 3
+    for row, found in zip(ROWS, together, strict=True):
+        (alone,) = measured(engine, [row])
+        for one, other in zip(found.value["logprobs"], alone.value["logprobs"], strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+
+
+# Check 5
+
+
+def test_check_5_it_is_the_implicit_reward_of_dpo(tmp_path: Path, strong_model: Path) -> None:
+    """beta (log pi(y|x) - log ref(y|x)), with pi the adapter on and ref the adapter off, summed over the same tokens by
+    plain forwards (Rafailov 2023, arXiv 2305.18290, equation 5 without its constant); dropout is off."""
+    beta, base = 0.1, bases.open_base(str(strong_model))
+    model = models.language_model(base, {}, Plan(lora_rank=4, precision="float32"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
+    models.save(model, tmp_path)
+
+    recipe = cdr.Recipe.model_validate({"model": {"base": str(strong_model)}, "strong": {"adapted": str(tmp_path)}})
+    assert cdr.model_of(recipe, cdr.sides_of(recipe)[1]).base == str(strong_model), "weak is the adapter's own base"
+    strong, weak = (cdr.open_side(recipe, side) for side in cdr.sides_of(recipe))
+    found = rewards_of(strong, weak)
+    policy = model.lm.eval()
+    reference = transformers.AutoModelForCausalLM.from_pretrained(strong_model, dtype=torch.float32).eval()
+    for row, values in zip(ROWS, found, strict=True):
+        for answer, value in zip(cdr.answers_of(row), values, strict=True):
+            tokens = cdr.tell(base.tokenizer, row.prompt, answer)
+            ids, labels = torch.tensor([tokens.ids]), torch.tensor(tokens.labels)
+            with torch.no_grad():
+                sums = [
+                    lm(ids).logits[0, tokens.words].log_softmax(dim=-1).gather(1, labels[:, None]).sum().item()
+                    for lm in (policy, reference)
+                ]
+            assert beta * value == pytest.approx(beta * (sums[0] - sums[1]), abs=1e-4)
+            assert abs(value) > 1e-3
+
+
+# Check 6
+
+
+def run_pair(folder: Path, strong: Path, weak: Path, source: Path, **values: Any) -> dict[str, Any]:
+    overrides = columns(source) | {"strong.base": str(strong), "weak.base": str(weak)}
+    overrides |= {name.replace("__", "."): value for name, value in values.items()}
+    methods.run("cdr", overrides, out=folder)
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_check_6_both_models_get_the_same_customised_text(
+    tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    domains = {"SUMS": {"definition": "sums", "criteria": "Be right.", "opening": "The right sum:"}}
+    own = {"domain": "SUMS", "domains": domains}
+    contexts = run_pair(tmp_path / "same", strong_model, weak_model, pairs_csv, **own)["contexts"]
+    assert contexts == {
+        "domains": {"SUMS": 12},
+        "rows": 12,
+        "customised": 12,
+        "same text to all models": 12,
+        "other text to one": 0,
+    }
+    rows: list[Any] = list(iterate_rows(tmp_path / "same" / "contexts" / "test.jsonl"))
+    assert rows[0].prompt == (Message("system", "Be right."), Message("user", "What is 0 + 0?\nThe right sum:"))
+
+    measure = cdr.measure
+
+    def strip(recipe: Any, run: Any, name: str, contexts: Any, *rest: Any) -> Any:
+        if name == "test-weak":
+            contexts = [replace(row, prompt=(Message("user", row.prompt[-1].content),)) for row in contexts]
+        return measure(recipe, run, name, contexts, *rest)
+
+    monkeypatch.setattr(cdr, "measure", strip)
+    contexts = run_pair(tmp_path / "other", strong_model, weak_model, pairs_csv, **own)["contexts"]
+    assert contexts["same text to all models"] == 0
+    assert contexts["other text to one"] == 12
+
+
+BLOCKS = ((cdr.LIGHTS,), (cdr.FLAT,), (cdr.PENS, cdr.TWICE))
+
+
+def test_the_context_by_parts() -> None:
+    domain = cdr.Domain(definition="", criteria="Be kind.", exemplars=BLOCKS, opening="A kind answer:")
+    prompt = chat.converse("Hello", "Hello!", "Who are you?", system="You are Ada.")
+    system, *middle, last = cdr.customise(prompt, domain, random.Random(0))
+    assert system.content == "Be kind.\n\nYou are Ada."
+    assert middle == list(prompt[1:-1])
+    shown, question, opening = last.content.rsplit("\n", 2)
+    assert (question, opening) == ("Who are you?", "A kind answer:")
+    assert shown.startswith(cdr.STUDY)
+    assert cdr.customise(prompt, cdr.PLAIN, random.Random(0)) == prompt
+
+
+def test_the_exemplars_are_drawn_once_a_prompt_with_the_seed() -> None:
+    domain = cdr.Domain(definition="", exemplars=BLOCKS)
+
+    def texts(seed: int) -> list[str]:
+        draws = [random.Random(f"{seed} exemplars {number}") for number in range(30)]
+        return [cdr.customise(ROWS[0].prompt, domain, draw)[-1].content for draw in draws]
+
+    assert texts(0) == texts(0) != texts(1)
+    assert len(set(texts(0))) == len(BLOCKS)
+    assert "def has_duplicates" in cdr.show_block(BLOCKS[2])[2]
+
+
+def test_built_in_domains_are_complete() -> None:
+    assert list(cdr.domains_of(cdr.Recipe())) == ["SAFETY", "REASONING", "CHAT"]
+    for domain in cdr.DOMAINS.values():
+        assert domain.criteria
+        assert domain.opening
+        assert len(domain.exemplars) > 1
+    assert cdr.PLAIN.criteria == cdr.PLAIN.opening == ""
+
+
+def test_the_router_is_read_between_marks_and_all_else_is_chat() -> None:
+    replies = ["<START>reasoning<END>", "I think <START> SAFETY <END>.", "REASONING", "<START>COOKING<END>"]
+    router = ScriptedEngine(replies)
+    judged = cdr.classify(cdr.Recipe(), router, ROWS)
+    assert [one.value for one in judged] == ["REASONING", "SAFETY", None, None]
+    assert count_outcomes(judged) == {"value": 2, "malformed": 2}
+    asked: Any = router.asked[0]
+    assert "How are you?" in asked.prompt[-1].content
+    assert all(name in asked.prompt[-1].content for name in cdr.domains_of(cdr.Recipe()))
+
+
+def test_routed_questions_get_the_context_of_their_domain(
+    tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reply: Callable[[Request], str] = lambda asked: (  # noqa: E731
+        "<START>SUMS<END>" if " 3 + 3" in asked.prompt[-1].content else "no idea"  # type: ignore[union-attr]
+    )
+    open_side = cdr.open_side
+    monkeypatch.setattr(
+        cdr,
+        "open_side",
+        lambda *given, **named: ScriptedEngine(reply) if named else open_side(*given),
+    )
+    domains = {"SUMS": {"definition": "sums", "criteria": "Be right."}}
+    scores = run_pair(tmp_path / "r", strong_model, weak_model, pairs_csv, route=True, domains=domains)
+    assert scores["contexts"]["domains"] == {"CHAT": 11, "SUMS": 1}
+    assert scores["contexts"]["router"] == {"malformed": 11, "value": 1}
+    assert scores["contexts"]["customised"] == 1
+
+
+def test_domains_of_ones_own_from_toml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'domain = "LAW"\n[domains.LAW]\ndefinition = "contracts"\ncriteria = "Name the clause."\n'
+        'exemplars = [[{ question = "q", good = "g", bad = "b", why = "w" }]]\n[domains.CHAT]\n'
+        'definition = "rest"\ncriteria = "Be brief."\n'
+    )
+    recipe = read_recipe(cdr.Recipe, path)
+    assert list(cdr.domains_of(recipe)) == ["LAW", "CHAT"]
+    assert recipe.domains["LAW"].exemplars[0][0].why == "w"
+    assert cdr.customise(ROWS[0].prompt, cdr.domains_of(recipe)["CHAT"], random.Random(0))[0].content == "Be brief."
+
+
+# Check 7
+
+
+def draws(texts: Sequence[str], rewards: Sequence[float], **options: Any) -> set[Any]:
+    return {cdr.build_pair(texts, rewards, random.Random(seed), **options) for seed in range(40)}
+
+
+def test_check_7_pairs() -> None:
+    assert draws("abc", [1, 3, 2]) == {(1, 0), (1, 2)}
+    assert draws("abc", [2, 2, 2]) == {("all rewards are equal", None)}
+    assert draws("aba", [3, 1, 3]) == {(0, 1)}, "an equal text is never rejected"
+    assert draws("aab", [3, 3, 1]) == {(0, 2)}
+    assert draws("abc", [3, 3, 1]) == {(0, 1), (0, 2)}, "of equal rewards the first is chosen"
+    assert draws(["a", "a"], [3.0, 2.9]) == {("no other text is so much worse", None)}
+
+
+def test_equal_texts_count_once_and_margin_and_worst_choose() -> None:
+    drawn = [cdr.build_pair("abbbbbbbc", [9, 1, 1, 1, 1, 1, 1, 1, 2], random.Random(seed))[1] for seed in range(400)]
+    assert 0.4 < drawn.count(8) / len(drawn) < 0.6, "seven times the same text is one candidate"
+    assert draws("abcd", [1, 5, 3, 4], margin=2) == {(1, 0), (1, 2)}
+    assert draws("abcd", [1, 5, 3, 4], worst=True) == {(1, 0)}
+    assert draws("ab", [1, 5], margin=4.5) == {("no other text is so much worse", None)}
+
+
+def test_ties_go_to_the_first_shown_so_the_reversed_pair_is_the_rest() -> None:
+    """Six pairs, two of them tied: by ratio 3 right + ties by chance; reversed, the untied ones turn around."""
+    values = [(1.0, 0.0), (0.0, 2.0), (3.0, 1.0), (5.0, 5.0), (7.0, 7.0), (4.0, 2.0)]
+    sides = [
+        [Judged(str(n), "", "value", {"logprobs": [[side * v] for v in pair]}, "") for n, pair in enumerate(values)]
+        for side in (1, 0)
+    ]
+    rows = [row_of("q", "a", "b", str(n)) for n in range(len(values))]
+    right = {
+        name: [
+            one.gold == one.predicted for one in (cdr.prefer(cdr.RULES[name], 0, *each) for each in zip(rows, *sides))
+        ]
+        for name in (cdr.RATIO, cdr.REVERSED)
+    }
+    untied = [0, 1, 2, 5]
+    assert [right[cdr.RATIO][n] for n in untied] == [True, False, True, True]
+    assert [right[cdr.REVERSED][n] for n in untied] == [False, True, False, False]
+    assert [right[cdr.RATIO][n] for n in (3, 4)] == [right[cdr.REVERSED][n] for n in (3, 4)]
+    shown = {cdr.prefer(cdr.RULES[cdr.RATIO], 0, row_of("q", "a", "b", str(n)), sides[0][0], sides[1][0]).gold
+             for n in range(20)}  # fmt: skip
+    assert shown == {"first", "second"}, "the better answer is not always shown first"
+
+
+def test_the_correlation_of_reward_and_length() -> None:
+    """r = 2 n exactly, so r and n correlate with 1; r / n = 2 everywhere, which correlates with nothing."""
+    tokens = [(1, 4), (2, 3), (7, 5), (6, 8)]
+    value = lambda pair: {cdr.RATIO: [2.0 * n for n in pair], cdr.NORMALISED: [2.0, 2.0], "tokens": list(pair)}  # noqa: E731
+    found = cdr.correlate([Judged(str(n), "", "value", value(pair), "") for n, pair in enumerate(tokens)])
+    first, second = found.values()
+    assert first["value"] == pytest.approx(1.0)
+    assert first["low"] == pytest.approx(1.0)
+    assert second["value"] == 0
+
+
+# Runs
+
+TINY = {
+    "plan.epochs": 1,
+    "plan.batch_rows": 2,
+    "plan.lora_rank": 2,
+    "plan.learning_rate": 1e-2,
+    "data.train": "weak-to-strong",
+    "data.train_rows": 4,
+    "data.test_rows": 4,
+    "gap_steps": [0, 1],
+}
+
+
+def test_the_recipe_runs_two_steps_and_resumes_without_a_model(
+    tmp_path: Path, strong_model: Path, named_sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = methods.run("cdr", TINY | {"model.base": str(strong_model)}, out=tmp_path / "r")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert list(scores) == ["contexts", "held_out", "variants", "gap", "length", "counts"]
+    assert list(scores["held_out"]["systems"]) == [cdr.RATIO, *cdr.ALONE]
+    assert scores["held_out"]["verdict"]
+    assert list(scores["gap"]["systems"]) == ["after 0 steps", "after 1 steps", cdr.LAST]
+    accuracy = {name: one["accuracy"]["value"] for name, one in scores["variants"]["systems"].items()}
+    assert accuracy[cdr.RATIO] + accuracy[cdr.REVERSED] == 1
+    assert scores["counts"]["pairs"] == 4
+    trained, scored = (list(iterate_rows(folder / f"{role}.jsonl")) for role in ("train", "test"))
+    assert not {row.prompt for row in trained} & {row.prompt for row in scored}, "unseen questions"
+    assert len((folder / "strong" / "metrics.jsonl").read_text().splitlines()) == 2
+
+    # the adapter after one step is that of the training itself, not of another one with its own rates
+    one, last = ((folder / "strong" / name / "adapter_model.safetensors").read_bytes() for name in ("step-1", "."))
+    assert one != last
+
+    for module, name in ((models, "language_model"), (engines, "open_engine"), (bases, "load_lm"), (cdr, "read_pairs")):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} on resume"))
+    before = (folder / "scores.json").read_bytes()
+    assert methods.resume(folder) == folder
+    assert (folder / "scores.json").read_bytes() == before
+
+
+def test_strong_learns_the_chosen_and_weak_the_rejected_answers(
+    tmp_path: Path, strong_model: Path, pairs_csv: Path
+) -> None:
+    """On the rows it was trained on, each of the two finds its own side likelier than the base does."""
+    values = TINY | columns(pairs_csv) | {"model.base": str(strong_model), "data.test_rows": 4, "data.train_rows": 8}
+    folder = methods.run("cdr", values | {"plan.epochs": 6, "gap_steps": []}, out=tmp_path / "r")
+    rows: Any = list(iterate_rows(folder / "train.jsonl"))
+    recipe = cdr.Recipe.model_validate({"model": {"base": str(strong_model)}})
+    base, weak, strong = (
+        measured(cdr.open_side(recipe, cdr.Side(), one), rows) for one in (None, folder / "weak", folder / "strong")
+    )
+
+    def gained(side: list[Judged], answer: int) -> float:
+        sums = [[sum(one.value["logprobs"][answer]) for one in found] for found in (side, base)]
+        return sum(sums[0]) - sum(sums[1])
+
+    assert gained(strong, 0) > gained(weak, 0)
+    assert gained(weak, 1) > gained(strong, 1)
+    assert gained(strong, 0) > 0 < gained(weak, 1)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+def test_a_killed_run_goes_on_to_the_same_scores(
+    tmp_path: Path, strong_model: Path, named_sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = TINY | {"model.base": str(strong_model), "engine.cache": False}
+    whole = methods.run("cdr", values, out=tmp_path / "whole")
+    real, left = cdr.score, [1]
+
+    def dies(*given: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return real(*given)
+
+    monkeypatch.setattr(cdr, "score", dies)
+    with pytest.raises(Killed):
+        methods.run("cdr", values, out=tmp_path / "killed")
+    monkeypatch.setattr(cdr, "score", real)
+    methods.resume(tmp_path / "killed")
+    for name in ("scores.json", "rewards/test.jsonl", "predictions/ratio.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_weak_scores_are_computed_once_for_several_strong_models(
+    tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
+) -> None:
+    other = chat_model(tmp_path / "other", seed=2)
+    run_pair(tmp_path / "first", strong_model, weak_model, pairs_csv)
+    misses, hits = (getattr(Cache(cache_path()).statistics(), name) for name in ("misses", "hits"))
+    assert (misses, hits) == (24, 0)
+    run_pair(tmp_path / "second", other, weak_model, pairs_csv)
+    found = Cache(cache_path()).statistics()
+    assert (found.misses, found.hits) == (36, 12)
+
+
+def test_transcripts_of_several_turns(tmp_path: Path, strong_model: Path, weak_model: Path, named_sets: Path) -> None:
+    values = {"data.train": "hh-harmless:dev", "strong.base": str(strong_model), "weak.base": str(weak_model)}
+    folder = methods.run("cdr", values, out=tmp_path / "r")
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["counts"]["pairs"] == 8
+    assert "train" not in read_manifest(folder)["stages"]
+    longer = [len(row.chosen) > len(row.rejected) for row in iterate_rows(folder / "test.jsonl")]  # type: ignore[union-attr]
+    assert scores["held_out"]["systems"][cdr.LONGER]["accuracy"]["value"] == sum(longer) / 8
+
+
+def test_a_pair_too_long_for_a_model_is_counted(
+    tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
+) -> None:
+    rows = [{"question": "Say it", "better": "la " * 600, "worse": "no"}]
+    rows += [{"question": f"What is {n}?", "better": f"{n}", "worse": f"not {n}"} for n in range(3)]
+    counts = run_pair(tmp_path / "r", strong_model, weak_model, write_csv(tmp_path / "long.csv", rows))["counts"]
+    assert counts["pairs"] == 3
+    assert counts["failed"] == {"context overflow": 1}
+
+
+# Building pairs
+
+ANSWERS = ("Yes.", "Yes, it is.", "No", "Yes, it is, and gladly so.")
+
+
+def scripted(kind: str) -> Any:
+    """A policy with fixed answers, a strong model that likes length, and a weak one that likes nothing."""
+    if kind == "policy":
+        return ScriptedEngine(lambda asked: ANSWERS[asked.sample % len(ANSWERS)])
+    worth = {"strong": lambda text: float(len(text)), "weak": lambda text: 0.0}[kind]
+    return ScriptedEngine([], lambda asked: Scored(tuple((-20.0, worth(text) / 10 - 5.0) for text in asked.answers)))
+
+
+@pytest.fixture
+def scripted_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cdr,
+        "open_side",
+        lambda recipe, side, *rest, scores=True: scripted(
+            "policy" if not scores else "strong" if side == recipe.strong else "weak"
+        ),
+    )
+
+
+def build(folder: Path, strong: Path, weak: Path, prompts: Path, **values: Any) -> tuple[list[Any], dict[str, Any]]:
+    overrides = {"data.train": "", "data.prompts": str(prompts), "data.prompt": "question"}
+    overrides |= {"strong.base": str(strong), "weak.base": str(weak), **values}
+    methods.run("cdr", overrides, out=folder)
+    return list(iterate_rows(folder / "pairs.jsonl")), json.loads((folder / "scores.json").read_text())
+
+
+@pytest.fixture
+def prompts_csv(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "prompts.csv", [{"question": f"Is {n} a number?"} for n in range(20)])
+
+
+def test_pairs_are_built_from_a_policys_answers(
+    tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path, scripted_sides: None
+) -> None:
+    pairs, scores = build(tmp_path / "r", strong_model, weak_model, prompts_csv, domain="REASONING")
+    assert scores["pairs"] == {"questions": 20, "pairs": 20, "left out": {}, "domains": {"REASONING": 20}}
+    assert {row.chosen for row in pairs} == {ANSWERS[3]}, "the longest has the largest ratio"
+    assert {row.rejected for row in pairs} == set(ANSWERS[:3]), "each of the others is drawn at times"
+    assert pairs[0].prompt == chat.converse("Is 0 a number?"), "the question as it was asked, without what was added"
+    assert scores["contexts_of_prompts"]["customised"] == 20
+    assert scores["contexts_of_prompts"]["same text to all models"] == 20
+
+    again, _ = build(tmp_path / "again", strong_model, weak_model, prompts_csv, domain="REASONING")
+    assert again == pairs, "drawn with the seed"
+    worst, _ = build(tmp_path / "worst", strong_model, weak_model, prompts_csv, opponent="worst")
+    assert {row.rejected for row in worst} == {"No"}
+    few, scores = build(tmp_path / "few", strong_model, weak_model, prompts_csv, margin=99.0)
+    assert few == []
+    assert scores["pairs"]["left out"] == {"no other text is so much worse": 20}
+
+
+def test_answers_that_are_no_candidates_are_counted(
+    tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path
+) -> None:
+    """A random model never ends its turn: all of its answers are cut off, and a run that gives no pair says so."""
+    plain = {"engine.batching": "plain", "max_new_tokens": 1}
+    pairs, scores = build(tmp_path / "r", strong_model, weak_model, prompts_csv, **plain)
+    reasons = scores["pairs"]["left out"]
+    assert pairs == []
+    assert reasons["no answer left: cut off at max_new_tokens"] == 20
+
+
+# What is refused
+
+
+def problems(**values: Any) -> list[str]:
+    overrides = {name.replace("__", "."): value for name, value in values.items()}
+    with pytest.raises(UserError) as raised:
+        cdr.check(methods.resolve("cdr", overrides))
+    return [problem.what for problem in raised.value.all()]
+
+
+def test_every_problem_is_found_at_once(tmp_path: Path, strong_model: Path, pairs_csv: Path) -> None:
+    rows = columns(pairs_csv) | {"data.chosen": "best"}
+    found = problems(
+        **{name.replace(".", "__"): value for name, value in rows.items()},
+        strong__base=str(strong_model),
+        weak__base=str(strong_model),
+        domain="LAW",
+        policy__url="http://localhost:1/v1",
+        router__adapted=str(tmp_path),
+        router__base="x",
+    )
+    assert len(found) == 5
+    for part in ("domain = 'LAW'", "policy.url", "router.adapted", "same model", "no column 'best'"):
+        assert any(part in what for what in found), (part, found)
+
+
+def test_what_a_pair_made_here_needs(strong_model: Path, pairs_csv: Path) -> None:
+    base = {"model__base": str(strong_model)}
+    rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
+    assert problems(**base, data__train="") == ["no pairs are named to train the two models on"]
+    (what,) = problems(**base, **rows, plan__keep="best")
+    assert "plan.keep" in what
+    (what,) = problems(**base, **rows, gap_steps=[1], plan__batch_rows=8)
+    assert what == "gap_steps = 1 is no step before the last of 1"
+    (what,) = problems(**base, **rows, engine__kind="vllm")
+    assert what == "the two models are trained here, which only the local engine reads"
+    (what,) = problems(**base, **rows, data__test_rows=12)
+    assert "too few pairs: 0 to train on, 12 to score" in what
+
+
+def test_what_an_endpoint_needs(strong_model: Path, weak_model: Path, pairs_csv: Path) -> None:
+    rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
+    remote = {"strong__url": "http://localhost:1/v1", "strong__name": "big", "weak__base": str(weak_model)}
+    assert problems(**rows, **remote, model__base=str(strong_model)) == [
+        "an endpoint's tokenizer and chat template are not known",
+        "an endpoint cannot score the end of a turn",
+    ]
+    both = {"strong__base": str(strong_model), "weak__base": str(weak_model), "engine__kind": "remote"}
+    assert problems(**rows, **both) == ["engine.kind is remote, and the two models need addresses"]
+
+
+class Echo(BaseHTTPRequestHandler):
+    """The completions interface of a server that has `folder`: echo with log-probabilities."""
+
+    folder: Path
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
+        model = transformers.AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
+        ids = tokenizer(asked["prompt"])["input_ids"]
+        with torch.no_grad():
+            table = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        values = [None, *(table[place - 1, ids[place]].item() for place in range(1, len(ids)))]
+        told = {"tokens": [tokenizer.decode([token]) for token in ids] + ["x"], "token_logprobs": [*values, -1.0]}
+        usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
+        body = {"choices": [{"text": "", "logprobs": told, "finish_reason": "length"}], "usage": usage}
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_strong_model_behind_an_endpoint_is_the_same_judge(
+    tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
+) -> None:
+    local = run_pair(tmp_path / "local", strong_model, weak_model, pairs_csv, ended=False)
+    Echo.folder = strong_model
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        there = {"strong__url": f"http://127.0.0.1:{server.server_port}/v1", "strong__name": "tiny", "ended": False}
+        remote = run_pair(tmp_path / "remote", strong_model, weak_model, pairs_csv, **there)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert remote["held_out"] == local["held_out"]
+    both: Any = [iterate_rows(tmp_path / name / "rewards" / "test.jsonl") for name in ("local", "remote")]
+    for one, other in zip(*both, strict=True):
+        assert one.value[cdr.RATIO] == pytest.approx(other.value[cdr.RATIO], abs=1e-3)
+
+
+def test_two_tokenizers_that_read_a_text_differently_are_refused(
+    tmp_path: Path, strong_model: Path, pairs_csv: Path
+) -> None:
+    lower = tmp_path / "lower"
+    shutil.copytree(strong_model, lower)
+    values = json.loads((lower / "tokenizer.json").read_text())
+    values["normalizer"] = {"type": "Lowercase"}
+    (lower / "tokenizer.json").write_text(json.dumps(values))
+    rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
+    (what,) = problems(**rows, strong__base=str(strong_model), weak__base=str(lower))
+    assert what.startswith("strong and weak do not decode the same text in 12 pairs: ")
+
+    pair = bases.open_base(str(strong_model)), bases.open_base(str(lower))
+    assert cdr.reads_alike(pair, "all small letters")
+    assert not cdr.reads_alike(pair, "fine", "Not fine")
+    assert cdr.reads_alike((pair[0], pair[0]), "Not fine")
+
+
+def test_a_special_token_in_an_answer_is_seen(tmp_path: Path, strong_model: Path) -> None:
+    """What one tokenizer takes for the end of a turn is plain text to the other."""
+    other = tmp_path / "plain"
+    shutil.copytree(strong_model, other)
+    text = (other / "tokenizer.json").read_text().replace("<|end|>", "<|stop|>")
+    (other / "tokenizer.json").write_text(text)
+    config = (other / "tokenizer_config.json").read_text().replace('"<|end|>"', '"<|stop|>"')
+    (other / "tokenizer_config.json").write_text(config)
+    pair = bases.open_base(str(strong_model)), bases.open_base(str(other))
+    assert cdr.reads_alike(pair, "an ordinary answer")
+    assert not cdr.reads_alike(pair, "an answer<|end|> with more behind it")
+
+
+def test_check_tells_pair_rows_tokens_and_time(strong_model: Path, named_sets: Path) -> None:
+    told = dict(cdr.check(methods.resolve("cdr", TINY | {"model.base": str(strong_model)})))
+    assert told["steps"] == "2 of 2 pairs, for each of the two models"
+    assert told["rows"] == "train 4, test 4, questions 0"
+    assert told["time"].startswith("about 1 min")
+    recipe = methods.resolve("cdr", TINY | {"model.base": str(strong_model)})
+    pairs, tokenizer = cdr.read_pairs(recipe), bases.open_base(str(strong_model)).tokenizer
+    sizes = [cdr.tell(tokenizer, row.prompt, text) for row in pairs.train for text in cdr.answers_of(row)]
+    assert told["tokens"].startswith(f"training {sum(len(one.ids) + 1 for one in sizes):,}, ")
+
+
+def test_options_of_the_command_line(strong_model: Path, weak_model: Path, pairs_csv: Path) -> None:
+    """Sides are tables whose fields have a dot, and every other field is an option by its own name."""
+    names = [name for name, _, _ in cli._fields(methods.resolve("cdr"))]
+    for name in ("strong.adapted", "weak.base", "router.url", "policy.name", "data.prompts", "domains", "opponent"):
+        assert name in names
+
+
+def test_the_command_line_prints_the_verdict(
+    camelid: Callable[..., Any], tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
+) -> None:
+    options = ["--prompt", "question", "--chosen", "better", "--rejected", "worse"]
+    result = camelid(
+        "run", "cdr", "--data", pairs_csv, *options, "--strong.base", strong_model, "--weak.base", weak_model,
+        "--out", tmp_path / "r",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    verdict = json.loads((tmp_path / "r" / "scores.json").read_text())["held_out"]["verdict"]
+    assert verdict in " ".join(result.output.split())
+    assert (tmp_path / "r" / "report.html").read_text().count(cdr.RATIO)
