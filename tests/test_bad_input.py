@@ -18,6 +18,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from camelid import data
 from conftest import Camelid, labelled_rows, write_csv, write_jsonl
 
 GOOD = "".join(f"{row['text']},{row['label']}\n" for row in labelled_rows())
@@ -197,7 +198,7 @@ def test_a_missing_file(refused: Refused, tmp_path: Path) -> None:
 def test_a_set_that_there_is_not(refused: Refused) -> None:
     [(what, fix)] = refused("--data", "emotions")
     assert what == "'emotions' is neither a file nor a named data set"
-    assert fix.endswith("named sets are: banking77, crowd-tweets, emotion, sst2, wnut17.")
+    assert fix.endswith(f"named sets are: {', '.join(data.named_sets())}.")
 
 
 def test_nan_in_a_parquet(refused: Refused, tmp_path: Path) -> None:

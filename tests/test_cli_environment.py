@@ -460,7 +460,7 @@ def test_the_speed_is_that_of_a_product_we_time_ourselves() -> None:
 
 def test_camelid_data_is_looked_into(named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.check_named_data() == Finding(
-        "CAMELID_DATA", f"{named_data} has banking77, emotion, sst2, wnut17"
+        "CAMELID_DATA", f"{named_data} has banking77, emotion, moderation, sst2, wnut17"
     )
     (tmp_path / "bare").mkdir()
     monkeypatch.setenv("CAMELID_DATA", str(tmp_path / "bare"))

@@ -166,8 +166,7 @@ def test_a_source_that_is_nothing() -> None:
     assert problems(data.read_rows, "emotions") == [
         (
             "'emotions' is neither a file nor a named data set",
-            "Files end in .csv, .tsv, .jsonl, .parquet; "
-            "named sets are: banking77, crowd-tweets, emotion, sst2, wnut17.",
+            f"Files end in .csv, .tsv, .jsonl, .parquet; named sets are: {', '.join(data.named_sets())}.",
         )
     ]
     assert problems(data.read_splits, Data(), 0)[0][0] == "no training data is named"

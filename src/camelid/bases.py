@@ -9,6 +9,7 @@ import gc
 import importlib.util
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from camelid.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
 
+# transformers swaps methods of its classes while it loads: two loads at once leave it unable to tie weights for good
+_LOADING = threading.Lock()
 EMBEDDED = "smollm2-135m"
 EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -179,13 +182,14 @@ def _check_folder(folder: Path) -> None:
 
 def _load(kind: Any, base: Base, precision: Precision) -> Any:
     try:
-        model = kind.from_pretrained(
-            base.source,
-            revision=base.revision,
-            dtype=getattr(torch, precision),
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+        with _LOADING:
+            model = kind.from_pretrained(
+                base.source,
+                revision=base.revision,
+                dtype=getattr(torch, precision),
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
     except OSError as error:
         raise UserError(f"cannot load {base.spec}: {_first_line(error)}", "Check the folder or the hub id.") from error
     return model.requires_grad_(False).eval().to(device())

@@ -593,8 +593,8 @@ def scripted_sides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(folder: Path, strong: Path, weak: Path, prompts: Path, **values: Any) -> tuple[list[Any], dict[str, Any]]:
     overrides = {"data.train": "", "data.prompts": str(prompts), "data.prompt": "question"}
-    overrides |= {"strong.base": str(strong), "weak.base": str(weak), **values}
-    methods.run("cdr", overrides, out=folder)
+    models = {"strong.base": str(strong), "weak.base": str(weak), "policy.base": str(strong)}
+    methods.run("cdr", overrides | models | values, out=folder)
     return list(iterate_rows(folder / "pairs.jsonl")), json.loads((folder / "scores.json").read_text())
 
 
@@ -688,17 +688,16 @@ def test_what_an_endpoint_needs(strong_model: Path, weak_model: Path, pairs_csv:
 class Echo(BaseHTTPRequestHandler):
     """The completions interface of a server that has `folder`: echo with log-probabilities."""
 
-    folder: Path
+    tokenizer: Any
+    model: Any
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder)
-        model = transformers.AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32).eval()
-        ids = tokenizer(asked["prompt"])["input_ids"]
+        ids = self.tokenizer(asked["prompt"])["input_ids"]
         with torch.no_grad():
-            table = model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+            table = self.model(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
         values = [None, *(table[place - 1, ids[place]].item() for place in range(1, len(ids)))]
-        told = {"tokens": [tokenizer.decode([token]) for token in ids] + ["x"], "token_logprobs": [*values, -1.0]}
+        told = {"tokens": [self.tokenizer.decode([token]) for token in ids] + ["x"], "token_logprobs": [*values, -1.0]}
         usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
         body = {"choices": [{"text": "", "logprobs": told, "finish_reason": "length"}], "usage": usage}
         content = json.dumps(body).encode()
@@ -716,7 +715,9 @@ def test_a_strong_model_behind_an_endpoint_is_the_same_judge(
     tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
 ) -> None:
     local = run_pair(tmp_path / "local", strong_model, weak_model, pairs_csv, ended=False)
-    Echo.folder = strong_model
+    # here and not by the handlers: two loads at once, in threads, leave transformers unable to tie weights for good
+    Echo.tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
+    Echo.model = transformers.AutoModelForCausalLM.from_pretrained(strong_model, dtype=torch.float32).eval()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

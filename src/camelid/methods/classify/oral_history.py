@@ -216,7 +216,7 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
     return [
         ("rows", f"memory {len(gold.train):,}, test {len(gold.test):,}, {by}"),
         ("rows left out", ", ".join(f"{count:,} {why}" for why, count in gold.dropped.items()) or "none"),
-        *forecast(study, found["archive"][0]),
+        *tell_cost(study, found["archive"][0]),
         *(("warning", text) for text in gold.warnings),
     ]
 
@@ -805,7 +805,7 @@ def unknown_labels(codebook: Codebook, rows: Sequence[Annotated]) -> list[UserEr
     return problems
 
 
-def forecast(study: Study, archive: int) -> list[tuple[str, str]]:
+def tell_cost(study: Study, archive: int) -> list[tuple[str, str]]:
     """Calls and prompt tokens of each configuration on the memory rows, and at most of the whole run."""
     recipe, lines = study.recipe, []
     tried: Counter[Configuration] = Counter()  # tokens of a prompt for a sentence of mean length
