@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_tokenizer
 
 from camelid.chat import converse, encode_answer, encode_prompt
 from camelid.errors import UserError
 from camelid.rows import Message
+from conftest import make_tokenizer
 
 CHATML = (
     "{% for m in messages %}{{ '<s>' + m['role'] + ':' + m['content'] + '</s>' + '|' }}{% endfor %}"
