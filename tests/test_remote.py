@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import random
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -24,8 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from camelid import recipe
-from camelid.engines import PROBLEMS, Completion, Question, Request, Sampling, Scored
+from camelid.engines import PROBLEMS, Completion, Question, Request, Sampling, Scored, key_of
 from camelid.engines import remote as remote_module
+from camelid.engines.cache import Cache
 from camelid.engines.remote import AHEAD, RemoteEngine, open_remote
 from camelid.errors import UserError
 from camelid.rows import Message
@@ -120,7 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers.get("content-length", 0)))
+        length = int(self.headers.get("content-length", 0))
+        content = self.rfile.read(length)
+        if len(content) < length:  # the client was killed while it was sending
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         act = self.server.endpoint.take(Seen(self.path, headers, json.loads(content) if content else None))
         if act.hang_up:
@@ -502,8 +509,6 @@ def test_backoff_doubles_up_to_a_limit_with_full_jitter(endpoint: Endpoint, monk
 
 
 def test_pauses_are_not_drawn_from_the_global_generator(endpoint: Endpoint) -> None:
-    import random
-
     state = random.getstate()
     second(endpoint, fault(500))
     assert random.getstate() == state
@@ -874,6 +879,13 @@ def test_no_token_is_made_behind_the_answer(endpoint: Endpoint) -> None:
     assert scores(endpoint, Question("The", (" sky",)))[0].logprobs == ((-2.5,),)
 
 
+def test_a_wrong_count_of_made_tokens_lengthens_no_answer(endpoint: Endpoint) -> None:
+    told = {"tokens": ["The", " sky", "!"], "token_logprobs": [None, -2.5, -1.0]}
+    endpoint.act = lambda number, body: plain("The sky!", used=(2, 0), logprobs=told)
+    with pytest.raises(UserError, match="do not part"):
+        scores(endpoint, Question("The", (" sky",)))
+
+
 @pytest.mark.parametrize(("prompt", "answer"), [("The sky is ", "blue"), ("The sk", "y"), ("The sky is b", "lue")])
 def test_a_boundary_inside_a_token_is_an_error(endpoint: Endpoint, prompt: str, answer: str) -> None:
     endpoint.act = lambda number, body: echo(body)
@@ -952,6 +964,50 @@ def test_an_answer_at_the_very_start_has_no_logprob(endpoint: Endpoint) -> None:
     endpoint.act = act
     with pytest.raises(UserError, match="first token"):
         scores(endpoint, Question("x", ("y",)))
+
+
+# killed and started again
+
+JOB = """
+import json, sys
+from pathlib import Path
+from camelid import recipe
+from camelid.engines.cache import Cache
+from camelid.engines.remote import open_remote
+from camelid.sampling import sample
+
+engine = open_remote(recipe.Engine(kind="remote", url=sys.argv[1], name="m"), Cache(Path(sys.argv[2])))
+found = sample(engine, [f"question {number}" for number in range(int(sys.argv[3]))])
+print(json.dumps([completion.text for [completion] in found]))
+"""
+
+
+def test_a_killed_job_never_asks_again_for_what_it_has(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Five times killed at a random moment of 500 requests; only those under way at that moment are sent again."""
+    draw, count = random.Random(0), 500
+    cache = Cache(tmp_path / "answers.sqlite")
+    endpoint.act = lambda number, body: replace(plain(body["prompt"].replace("question", "answer")), delay=0.003)
+    engine = remote(endpoint)  # of the job's fingerprint
+    keys = {f"question {number}": key_of(engine, Request(f"question {number}")) for number in range(count)}
+    command = [sys.executable, "-c", JOB, endpoint.url, str(cache.path), str(count)]
+    done: set[str] = set()
+    for _ in range(5):
+        start = len(endpoint.seen)
+        job = subprocess.Popen(command, stdout=subprocess.PIPE)
+        until = start + draw.randint(1, 90)
+        while len(endpoint.seen) < until and job.poll() is None:
+            time.sleep(0.001)
+        job.kill()
+        job.communicate()
+        assert not {seen.body["prompt"] for seen in endpoint.seen[start:]} & done
+        found = cache.get(list(keys.values()))
+        done = {prompt for prompt, key in keys.items() if key in found}
+    start = len(endpoint.seen)
+    last = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not {seen.body["prompt"] for seen in endpoint.seen[start:]} & done
+    assert 50 < len(done) < count
+    assert len(endpoint.seen) <= count + 5 * (AHEAD + 1) * 8
+    assert json.loads(last.stdout) == [f"answer {number}" for number in range(count)]
 
 
 def test_the_engine_loads_no_torch() -> None:

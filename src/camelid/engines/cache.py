@@ -82,6 +82,7 @@ class Cache:
         self.path = path or cache_path()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._inherited: sqlite3.Connection | None = None
         self._process = 0
 
     def get(self, keys: Sequence[str]) -> dict[str, Completion | Scored]:
@@ -159,14 +160,15 @@ class Cache:
         with self._lock:
             if self._connection is not None and self._process == os.getpid():
                 self._connection.close()
-            self._connection = None
+                self._connection = None
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """The database, for one thread at a time, with what can go wrong in it put into words."""
         with self._lock, _sentences(self.path):
-            # a connection must not be used, nor even closed, in a process that was forked from the one that opened it
             if self._connection is None or self._process != os.getpid():
+                # in a forked process the parent's must not be used, nor closed, as dropping it would
+                self._inherited = self._connection
                 self._connection, self._process = _connect(self.path), os.getpid()
             yield self._connection
 
