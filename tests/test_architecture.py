@@ -17,7 +17,7 @@ METHODS = sorted(SOURCE.glob("methods/*/*.py"))
 # from the ground up: a module imports only from its own line or from lines above it
 STOREYS = [
     {"cache", "errors", "hub", "processes"},
-    {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy"},
+    {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy", "codebook"},
     {"runs", "data", "batches", "surgery", "evaluation", "baselines", "chat", "retrieval"},
     {"bases", "heads", "objectives", "reading", "token_trees", "hidden"},
     {"gguf_file", "inventory", "models"},

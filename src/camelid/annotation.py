@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from camelid.agreement import majority_vote
 from camelid.engines import Completion, Engine, Question, Sampling
-from camelid.parsing import Parsed, read_reply
+from camelid.parsing import Parsed, Parser, read_reply
 from camelid.rows import Judged, Message, Prompt
 from camelid.sampling import GREEDY, sample
 from camelid.scoring import score
 
-Parser = Callable[[str], Parsed]
 PromptOf = Callable[[Any], Prompt]
 
 
@@ -102,14 +102,12 @@ def vote(ballots: Sequence[Judged]) -> Judged:
 
     `shares` are those of the votes that were values. Without a single value the first ballot stands.
     """
-    values = [ballot.value for ballot in ballots if ballot.outcome == "value"]
-    if not values:
+    found = majority_vote([ballot.value for ballot in ballots], ties="first")
+    if found.value is None:
         return ballots[0]
-    counts = Counter(values)  # in order of first occurrence, which most_common keeps among equals
-    best = counts.most_common(1)[0][0]
-    shares = {str(value): count / len(values) for value, count in counts.items()}
-    first = next(ballot for ballot in ballots if ballot.value == best and ballot.outcome == "value")
-    return replace(first, shares=shares, repairs=sum(ballot.repairs for ballot in ballots))
+    winner = next(ballot for ballot in ballots if ballot.value == found.value)
+    shares = {str(value): share for value, share in found.shares.items()}
+    return replace(winner, shares=shares, repairs=sum(ballot.repairs for ballot in ballots))
 
 
 def compare_both_ways(

@@ -12,6 +12,7 @@ import pytest
 from experiments import RUNS, command_of, run_or_resume, span, write_figures
 
 from camelid import bases, methods
+from camelid import codebook as codebook_module
 from camelid.engines import Question
 from camelid.engines.local import LocalEngine
 from camelid.evaluation import evaluate
@@ -116,7 +117,7 @@ def test_check_5_a_shared_prefix_is_four_times_faster() -> None:
     recipe = methods.resolve(METHOD)
     base = bases.open_base(recipe.model.base)
     engine = LocalEngine(bases.load_lm(base, bases.resolve_precision("auto")), base.tokenizer)
-    frame = method.write_frame(method.codebook_of(recipe), "topic", "concise")
+    frame = codebook_module.write_frame(method.codebook_of(recipe), "topic", "concise")
     rows = method.read_gold(recipe).test[:200]
     questions = [
         Question(method.write_prompt(frame, "topic", [], row.text, chat=True), tuple("012345")) for row in rows

@@ -187,4 +187,4 @@ def open_engine(
 def key_of(engine: Engine, asked: Request | Question) -> str:
     """The cache key of what was asked of the engine: a hash of both in full."""
     values = {"engine": engine.fingerprint, "kind": type(asked).__name__, **dataclasses.asdict(asked)}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

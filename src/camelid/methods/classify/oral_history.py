@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -48,11 +47,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from camelid import baselines, bases, data, engines, labelling, metrics, models, prediction, recipe
 from camelid.agreement import measure_agreement
 from camelid.annotation import annotate, choose, count_outcomes, vote
+from camelid.codebook import Codebook, Design, are_numbers, read_codebook, write_frame, write_rule
 from camelid.data import Splits, formats
 from camelid.data.columns import Problem, annotation_shape, missing_columns
 from camelid.engines import Engine, Prompt, Sampling
@@ -65,7 +65,6 @@ from camelid.retrieval import Embed, near_duplicates, nearest, normalise, rememb
 from camelid.rows import Annotated, Judged, Labelled, Message, Predicted, iterate_rows
 from camelid.runs import Run, slug
 
-Design = Literal["foundational", "concise", "structured", "refined", "comprehensive"]
 Strategy = Literal["zero-shot", "few-shot", "retrieved"]
 UNCLASSIFIED = "unclassified"
 FOLDS = 5  # of the memory rows, for the selection
@@ -120,34 +119,6 @@ class Recipe(recipe.Recipe):
     archive: str | None = Field(default=None, description="file with the rows to label, of any size")
     least_words: int = Field(default=4, ge=0, description="archive rows of fewer words are left out (paper: not said)")
     review_rows: int = Field(default=200, ge=1, description="archive rows of each kind to be looked at first")
-
-
-class Label(recipe.Values):
-    """One label of a codebook."""
-
-    name: str = Field(min_length=1)
-    definition: str = ""
-    keywords: tuple[str, ...] = ()
-    question: str = ""
-    rules: tuple[str, ...] = ()
-
-
-class Kind(recipe.Values):
-    """Labels of one kind by what is answered for them, what is asked, and the designs they are written for."""
-
-    ask: str = Field(min_length=1)
-    labels: dict[str, Label] = Field(min_length=2)
-    rules: tuple[str, ...] = ()
-    designs: tuple[Design, ...] = ("foundational", "concise", "structured", "refined", "comprehensive")
-
-
-class Codebook(recipe.Values):
-    """What annotators are told."""
-
-    role: str = Field(min_length=1)
-    source: str = ""
-    background: str = ""
-    kinds: dict[str, Kind] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -309,48 +280,12 @@ def deal_folds(rows: Sequence[Annotated], kind: str, by: str, seed: int) -> dict
 # 2. Prompts
 
 
-def write_frame(codebook: Codebook, kind: str, design: Design) -> str:
-    """What stands before examples and sentence: the parts that `PARTS` names for the design, as far as there are any.
-
-    Texts are joined and never formatted, so that braces in them mean nothing.
-    """
-    scheme, parts = codebook.kinds[kind], PARTS[design]
-    rules = [f"- {rule}" for rule in scheme.rules] if "rules" in parts else []
-    blocks = [
-        " ".join(filter(None, (codebook.role, codebook.source))),
-        codebook.background if "background" in parts else "",
-        scheme.ask,
-        *(describe(code, label, parts) for code, label in scheme.labels.items()),
-        "\n".join([DOUBT, *rules]) if rules else "",
-        MEANING if "meaning" in parts else "",
-        output_rule(scheme.labels),
-    ]
-    return "\n\n".join(filter(None, blocks))
-
-
 def write_prompt(frame: str, kind: str, shown: Sequence[Annotated], text: str, *, chat: bool) -> Prompt:
     """Frame, examples, and last the sentence on a line of its own; plain text goes on to where the label follows."""
     title = kind.capitalize()
     examples = [f"{quote(row.text)}\n{title}: {row.labels[kind]}" for row in shown]
     body = "\n\n".join([frame, *([EXAMPLES, *examples, NEXT] if examples else []), quote(text)])
     return (Message("user", body),) if chat else f"{body}\n{title}:"
-
-
-def output_rule(labels: Sequence[str] | dict[str, Label]) -> str:
-    """The last rule of a frame, and what a malformed reply is answered with."""
-    return NUMBER_ONLY if _are_numbers(labels) else f"{WORD_ONLY} {', '.join(labels)}."
-
-
-def describe(code: str, label: Label, parts: Sequence[str]) -> str:
-    title = code if label.name.casefold() == code.casefold() else f"{code}: {label.name}"
-    lines = [
-        title,
-        label.definition if "definition" in parts else "",
-        *([f"- {rule}" for rule in label.rules] if "rules" in parts else []),
-        f"{KEYWORDS} {', '.join(label.keywords)}" if "keywords" in parts and label.keywords else "",
-        f"{QUESTION} {label.question}" if "question" in parts and label.question else "",
-    ]
-    return "\n".join(filter(None, lines))
 
 
 def quote(text: str) -> str:
@@ -430,7 +365,7 @@ def annotator(
             answers = {code: code if recipe.chat else f" {code}" for code in labels}
             return choose(engine, rows, lambda row: prompts[row.id], answers, what="")
         sampling, parser = Sampling(max_tokens=recipe.reply_tokens), parser_of(list(labels))
-        repair = output_rule(labels)
+        repair = write_rule(labels)
         return annotate(engine, rows, lambda row: prompts[row.id], parser, sampling=sampling, repair=repair, what="")
 
     return ask
@@ -438,7 +373,7 @@ def annotator(
 
 def parser_of(labels: Sequence[str]) -> Parser:
     """Reads a reply: the first number, where labels are numbers, otherwise the first of them as a whole word."""
-    if not _are_numbers(labels):
+    if not are_numbers(labels):
         return parse_choice(labels)
     codes = {int(label): label for label in labels}
     parse = parse_number(min(codes), max(codes))
@@ -838,176 +773,12 @@ def count_examples(study: Study, asked: Configuration) -> int:
     return most[asked.strategy] if asked.strategy in most else len(few_shots(study, asked, study.memory))
 
 
-# The codebook, and the words of prompts
+# Words of prompts, and the codebook
 
 
 def codebook_of(recipe: Recipe) -> Codebook:
-    """The codebook in the recipe's TOML file, or the built-in one. Raises UserError when it is broken, or lacks labels
-    of a kind or for the designs."""
-    path, name = recipe.codebook, recipe.codebook or "the built-in codebook"
-    try:
-        text = Path(path).read_text(encoding="utf-8") if path else BUILT_IN
-        codebook = Codebook.model_validate(tomllib.loads(text))
-    except OSError as error:
-        raise UserError(f"cannot read the codebook {path}: {error.strerror}", "Check the path.") from error
-    except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in error.errors())
-        raise UserError(f"{path}: {said}", "A codebook has role and kinds; a kind has ask and labels.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid TOML: {error}", "Strings need quotes, tables a [name] line.") from error
-    for kind in recipe.labels:
-        if kind not in codebook.kinds:
-            fix = f"Its kinds are: {', '.join(codebook.kinds)}; give a --codebook of your own, or other --labels."
-            raise UserError(f"{name} has no labels of the kind {kind!r}", fix)
-        if not set(recipe.designs) & set(codebook.kinds[kind].designs):
-            known = ", ".join(codebook.kinds[kind].designs)
-            raise UserError(f"{name} has none of the designs for {kind!r}", f"Choose among --designs {known}.")
-    return codebook
+    return read_codebook(recipe.codebook, recipe.labels, recipe.designs)
 
 
-def _are_numbers(labels: Sequence[str] | dict[str, Label]) -> bool:
-    return all(label.isdecimal() for label in labels)
-
-
-PARTS: dict[Design, tuple[str, ...]] = {
-    "foundational": (),
-    "concise": ("definition", "keywords", "meaning"),
-    "structured": ("definition", "keywords", "question"),
-    "refined": ("definition", "keywords", "rules"),
-    "comprehensive": ("definition", "keywords", "rules", "background"),
-}
 EXAMPLES = "These transcripts were labelled by experts:"
 NEXT = "Now label this one:"
-KEYWORDS = "Key words:"
-QUESTION = "Typical question:"
-MEANING = "Meaning counts more than single words. Where several labels fit, choose the main one."
-DOUBT = "In doubt:"
-NUMBER_ONLY = "Answer with the number only."
-WORD_ONLY = "Answer with one word only:"
-BUILT_IN = """
-role = "You label transcripts of interviews for historians."
-source = '''
-The transcripts come from a digital archive in which Japanese Americans tell of their lives and of their imprisonment \
-during the Second World War.'''
-background = '''
-After the attack on Pearl Harbor on 7 December 1941 the FBI arrested leaders of Japanese communities within hours. In \
-February 1942 an order of the President let the army clear the West Coast of everybody of Japanese descent. About \
-120,000 people, two thirds of them citizens by birth, sold or lost what they had. They were sent to fairgrounds and \
-race tracks first, and then to ten guarded camps in deserts and swamps, where whole families lived in barracks. Some \
-went to court, some refused the draft or answered no to two questions about loyalty, and others served in the army, \
-many in a unit of their own that fought in Europe, or as interpreters in the Pacific.
-
-The camps closed in 1945 and 1946. Families came back to the coast or settled elsewhere, often without home or work \
-and against ill will, and many kept silent for decades. Others spent the years after the war in Japan. From the 1970s \
-a movement asked for redress; convictions of the war years were set aside, and in 1988 a law gave an apology and a \
-payment to each survivor. Since then many have spoken in schools and at the sites of the camps, and have stood up for \
-other groups under suspicion.'''
-
-[kinds.topic]
-ask = "Decide which period or subject of the narrator's life the transcript is mainly about."
-rules = [
-    "Bare facts are 0; the same facts told as a part of daily life are 1.",
-    "What happened before 7 December 1941 is 1, what happened from that day until the camps closed is 2.",
-    "A court case of the war years is 2, unless it is told as a part of the later struggle for redress, which is 5.",
-    "What somebody got for military service after the war, such as schooling, is 3 and not 4.",
-    "Where several still fit, choose what most of the words are about.",
-]
-[kinds.topic.labels.0]
-name = "Biographical facts"
-definition = "Plain facts about the narrator or the family, without a wider story."
-keywords = ["name", "born", "parents", "brothers and sisters", "religion", "age at immigration"]
-question = "When and where were you born?"
-rules = [
-    "Takes names, dates and places of birth, the members of a family, their faith, and when they came to the country.",
-    "Takes a short answer that only confirms such a fact.",
-    "Does not take what people did all day, how they felt, or what the times were like.",
-]
-[kinds.topic.labels.1]
-name = "Life before removal"
-definition = "Everyday life before the war reached the family: home, school, work, customs, neighbours."
-keywords = ["school", "farm", "shop", "Japanese school", "church", "picnic", "prejudice", "before the war"]
-question = "What did you do after school as a child?"
-rules = [
-    "Takes childhood, neighbourhoods, friends, food, festivals and language at home.",
-    "Takes the work of parents, money, and journeys to Japan before the war.",
-    "Takes unfair treatment and politics as long as they belong to the years before Pearl Harbor.",
-]
-[kinds.topic.labels.2]
-name = "Life during incarceration"
-definition = "From the attack on Pearl Harbor through arrest, removal and the years in camps."
-keywords = ["Pearl Harbor", "FBI", "curfew", "evacuation", "assembly center", "barracks", "mess hall", "guards"]
-question = "What do you remember of the day you came to the camp?"
-rules = [
-    "Takes the days after the attack, searches, arrests, selling or storing what the family owned, and the journey.",
-    "Takes rooms, food, school, work, illness, births, friendships and boredom in a camp, and leaving it for work.",
-    "Takes what neighbours, teachers and strangers said or did in these years.",
-    "Takes refusing orders in these years and going to court over them.",
-]
-[kinds.topic.labels.3]
-name = "Military service"
-definition = "Service in the armed forces, refusing it, questions of loyalty, and what veterans got for it."
-keywords = ["army", "volunteer", "draft", "442nd", "interpreter", "loyalty questionnaire", "veteran", "GI Bill"]
-question = "Why did you volunteer?"
-rules = [
-    "Takes enlisting, training, fighting, interpreting and the occupation of Japan in uniform.",
-    "Takes the loyalty questionnaire, the answers to it, and resistance to the draft.",
-    "Takes benefits and honours that came from service, even decades later.",
-]
-[kinds.topic.labels.4]
-name = "Return after the war"
-definition = "Starting again after the camps: going home or elsewhere, work, school, family, or post-war Japan."
-keywords = ["came back", "resettled", "found a job", "landlord", "college", "married", "hostel", "occupied Japan"]
-question = "Where did you go when you left the camp for good?"
-rules = [
-    "Takes the first home, work and school after the camp, and lost or kept property.",
-    "Takes how others received those who came back, and how families dealt with what had happened.",
-    "Takes careers and family life in later decades, and civilian life in Japan after the war.",
-]
-[kinds.topic.labels.5]
-name = "Peace and justice movements"
-definition = "Working for redress, remembrance and the rights of others, and what should be learned."
-keywords = ["redress", "apology", "hearings", "pilgrimage", "civil rights", "lesson", "never again", "legacy"]
-question = "What would you like young people to learn from this?"
-rules = [
-    "Takes hearings, lawsuits reopened decades later, the law of 1988, the apology and the payments.",
-    "Takes teaching, memorials, visits to camp sites, and speaking up for other groups.",
-    "Takes thoughts on what all of it means for today.",
-]
-
-[kinds.sentiment]
-ask = "Decide which feeling towards what is told the transcript shows."
-designs = ["foundational", "concise", "structured", "comprehensive"]
-rules = [
-    "Take the words as they were meant at the time of the interview, not the weight of the events.",
-    "Where feelings are mixed, choose the strongest one only.",
-    "A hard fact told without any feeling is neutral; a hard time told with pride or thanks is positive.",
-    "Laughter alone decides nothing.",
-]
-[kinds.sentiment.labels.negative]
-name = "Negative"
-definition = "Hardship, injustice, fear, pain, loss or blame is felt in the words."
-keywords = ["afraid", "angry", "ashamed", "unfair", "lost", "terrible"]
-question = "What was the worst of it?"
-rules = [
-    "Takes complaints about how people were treated, and criticism of those who did it.",
-    "Takes grief, shame, worry and disappointment, even when they are spoken of calmly.",
-]
-[kinds.sentiment.labels.neutral]
-name = "Neutral"
-definition = "Facts, dates, places and events are told without a feeling for or against."
-keywords = ["was born", "lived", "worked", "moved", "then", "about"]
-question = "How many of you were there?"
-rules = [
-    "Takes answers to questions of fact, descriptions, and explanations of how things were done.",
-    "Takes uncertainty, such as not remembering, when no regret goes with it.",
-]
-[kinds.sentiment.labels.positive]
-name = "Positive"
-definition = "Thanks, pride, joy, hope or support is felt in the words, even in hard times."
-keywords = ["happy", "proud", "grateful", "fun", "kind", "helped"]
-question = "What are you proud of?"
-rules = [
-    "Takes praise of people, and kindness given or received.",
-    "Takes fond memories, humour that enjoys what it tells, success, and making peace with the past.",
-]
-"""
