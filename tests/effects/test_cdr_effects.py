@@ -42,7 +42,7 @@ def table(name: str, scores: dict[str, Any], *entries: str) -> str:
             gap = signed(against["difference"]) if against else ""
             lines.append(f"| {shown} | {span(entry['systems'][system]['accuracy'])} | {gap} |")
     counts = scores["counts"]
-    facts = f"{counts['pairs']} pairs, seed 0; 95 % bootstrap intervals; {seconds_of(name):.0f} s in all."
+    facts = f"{counts['pairs']} pairs, seed 0; 95 % bootstrap intervals; {processor_seconds(name) / 60:.0f} minutes of one core."
     length = "; ".join(f"{what} {signed(value)}" for what, value in scores["length"].items())
     clipped = ", ".join(f"{side} {count}" for side, count in counts["clipped tokens"].items())
     command = json.loads((RUNS / name / "manifest.json").read_text())["command"]
@@ -52,8 +52,9 @@ def table(name: str, scores: dict[str, Any], *entries: str) -> str:
     )
 
 
-def seconds_of(name: str) -> float:
-    return sum(cost["seconds"] for cost in cost_by_stage(RUNS / name).values())
+def processor_seconds(name: str) -> float:
+    """Of all stages; the wall clock also counts what else the machine did."""
+    return sum(cost["cpu_seconds"] for cost in cost_by_stage(RUNS / name).values())
 
 
 def accuracies(entry: dict[str, Any]) -> dict[str, float]:
@@ -62,17 +63,25 @@ def accuracies(entry: dict[str, Any]) -> dict[str, float]:
 
 def test_check_8_gold_against_a_weaker_models_answers() -> None:
     """The card expects more than 80 % of the ratio, far less than 50 % of the strong model alone, and a gap curve that
-    does not fall."""
-    scores = run_or_resume(METHOD, MADE)
+    does not fall. Its values: adapters in all layers, at 2e-4."""
+    plan = {"plan__adapt_from_layer": 0, "plan__learning_rate": 2e-4, "plan__accumulate": 1}
+    scores = run_or_resume(METHOD, MADE, gap_steps=[0, 5], **plan)
     write_figures(METHOD, "weak-to-strong", table(MADE, scores, "held_out", "variants", "gap"))
     held_out, variants, gap = (accuracies(scores[entry]) for entry in ("held_out", "variants", "gap"))
     assert held_out[cdr.RATIO] > 0.8
     assert held_out[cdr.SUMMED] < 0.35
     assert scores["held_out"]["against"][cdr.LONGER]["difference"]["low"] > 0
     assert variants[cdr.RATIO] + variants[cdr.REVERSED] == pytest.approx(1.0), "there is no tie among sums"
-    assert gap["after 0 steps"] <= gap["after 5 steps"] + 0.02
-    assert gap["after 5 steps"] <= gap[cdr.LAST] + 0.02
-    assert seconds_of(MADE) < 480
+    assert gap["after 0 steps"] <= gap["after 5 steps"] <= gap[cdr.LAST]
+
+
+def test_the_recipe_as_it_comes() -> None:
+    """Two cores should do it in 8 minutes, which are 16 of the processor's."""
+    scores = run_or_resume(METHOD, "cdr")
+    write_figures(METHOD, "recipe", table("cdr", scores, "held_out", "variants"))
+    assert accuracies(scores["held_out"])[cdr.RATIO] > 0.7
+    assert scores["held_out"]["against"][cdr.SUMMED]["difference"]["low"] > 0
+    assert processor_seconds("cdr") < 2 * 480
 
 
 def test_context_of_the_domain() -> None:
@@ -89,7 +98,7 @@ def test_context_of_the_domain() -> None:
 def test_harmless_answers() -> None:
     """Pairs of people, whose two sides come from one source: the card expects little above one half at best."""
     rows = {"data__train": "hh-harmless", "data__test": "hh-harmless:dev", "data__train_rows": 160}
-    scores = run_or_resume(METHOD, "cdr-hh-harmless", gap_steps=[], **rows)
+    scores = run_or_resume(METHOD, "cdr-hh-harmless", **rows)
     write_figures(METHOD, "hh-harmless", table("cdr-hh-harmless", scores, "held_out", "variants"))
     assert accuracies(scores["held_out"])[cdr.LONGER] == pytest.approx(0.435, abs=0.01)
     assert accuracies(scores["held_out"])[cdr.RATIO] > 0.4

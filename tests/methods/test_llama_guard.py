@@ -20,7 +20,7 @@ from camelid.guard import Guard
 from camelid.policy import Category, Policy
 from camelid.ranking import average_precision
 from camelid.rows import Flagged, Message
-from conftest import invoke, make_tokenizer, write_csv
+from conftest import invoke, make_tokenizer, own_rows, write_csv, write_jsonl
 
 llama_guard = methods.load("llama-guard")
 POLICY = Policy(tuple(Category(key=key, name=f"Rule {key}") for key in "123"))
@@ -210,6 +210,13 @@ def test_check_counts(chat_model: Path, named_data: Path) -> None:
     lines = dict(llama_guard.check(methods.resolve("llama-guard", options(chat_model))))
     assert lines["test rows"] == "8, 4 of them unsafe"
     assert lines["policy"].startswith("moderation: S1 S, S2 H")
+
+
+def test_rows_of_which_nothing_is_known_are_counted(chat_model: Path, named_data: Path) -> None:
+    rows = [{"prompt": "Hello there.", "S": None}, *own_rows("moderation")]
+    write_jsonl(named_data / "moderation" / "train.jsonl", rows)
+    lines = dict(llama_guard.check(methods.resolve("llama-guard", options(chat_model))))
+    assert lines["rows left out"] == "1 train: no category of the policy is known"
 
 
 def test_an_unfinished_run_has_no_guard(tmp_path: Path) -> None:

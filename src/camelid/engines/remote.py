@@ -18,7 +18,6 @@ the key or knows no such model or interface, and an endpoint that cannot score.
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import json
 import math
@@ -36,7 +35,19 @@ from typing import Any, TypeVar
 import httpx2
 
 from camelid import recipe
-from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored, Stop
+from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored
+from camelid.engines.replies import (
+    Reply,
+    answer_logprobs,
+    first_choice,
+    is_about_logprobs,
+    judge_response,
+    read_completion,
+    read_echo,
+    read_usage,
+    redact,
+    text_of,
+)
 from camelid.errors import UserError
 from camelid.rows import Message
 
@@ -46,12 +57,8 @@ TURN_TOKENS = 64  # more than a chat template adds to one turn
 CONNECT_SECONDS = 10.0
 FIRST_WAIT, MOST_WAIT = 0.5, 60.0  # seconds: upper end of the first pause between two tries, and of any
 LONGEST_HOLD = 600.0  # seconds: a server that asks for a longer pause than this is not waited for
-MOST_BYTES = 64 << 20  # of one reply
 AHEAD = 2  # requests handed to the threads for each thread: more would be paid for before the caller has kept them
 
-FINISHED: dict[str, Stop] = {"stop": "end", "eos_token": "end", "stop_sequence": "string", "length": "length"}
-OVERFLOW = re.compile(r"context.{0,20}(length|size|window)|maximum model length|prompt is too long|`inputs` tokens")
-REFUSED = re.compile(r"content.{0,12}(filter|policy)|responsibleai|moderation|flagged")
 
 A = TypeVar("A", Request, Question)
 T = TypeVar("T", Completion, Scored)
@@ -86,23 +93,6 @@ class Estimate:
     completion_tokens: int
     cost: float
     counted: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """How one try ended; `unsure` where the server may have worked, and charged, without a reply that tells."""
-
-    body: Any = None
-    problem: str = ""
-    said: str = ""
-    status: int = 0
-    hold: float = 0.0
-    again: bool = False
-    unsure: bool = False
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0
-    guessed: bool = False
 
 
 class RemoteEngine:
@@ -150,7 +140,7 @@ class RemoteEngine:
         if self.values.api == "completions":
             reply = self._ask(TEXT, self._echo_body("The sky is blue"), "The sky is blue", threading.Event())
             if reply.problem in ("", "rejected"):
-                self._learn_echo(_read_echo(reply.body) is not None)
+                self._learn_echo(read_echo(reply.body) is not None)
         return self.can
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
@@ -204,7 +194,7 @@ class RemoteEngine:
     def _complete(self, request: Request, halt: threading.Event) -> Completion:
         path, body = self._body_of(request)
         reply = self._ask(path, body, request.prompt, halt)
-        return self._noted(*_read_completion(reply, request.sampling))
+        return self._noted(*read_completion(reply, request.sampling))
 
     def _score(self, question: Question, halt: threading.Event) -> Scored:
         prompt = _words(self._laid_out(question.prompt))
@@ -219,7 +209,7 @@ class RemoteEngine:
 
     def _score_answer(self, prompt: str, answer: str, halt: threading.Event) -> Scored:
         reply = self._ask(TEXT, self._echo_body(prompt + answer), prompt + answer, halt)
-        echo = _read_echo(reply.body)
+        echo = read_echo(reply.body)
         if not echo:
             self._check_echo(reply)
         if not reply.problem and not echo:
@@ -227,24 +217,24 @@ class RemoteEngine:
         if reply.problem or not echo:
             return self._noted(Scored((), reply.prompt_tokens, reply.cost, reply.problem), reply.said)
         self._learn_echo(True)
-        return Scored((_answer_logprobs(echo, prompt, answer),), reply.prompt_tokens, reply.cost)
+        return Scored((answer_logprobs(echo, prompt, answer),), reply.prompt_tokens, reply.cost)
 
-    def _ask(self, path: str, body: dict[str, Any], prompt: Prompt, halt: threading.Event) -> _Reply:
+    def _ask(self, path: str, body: dict[str, Any], prompt: Prompt, halt: threading.Event) -> Reply:
         """The last word on one request, after as many tries as it takes and may take."""
         worst = self._price(_most_tokens(prompt), body["max_tokens"])
-        reply = _Reply(problem="budget")
+        reply = Reply(problem="budget")
         for tried in range(self.values.retries + 1):
             if not self._budget.reserve(worst):
-                return _Reply(problem="budget")
+                return Reply(problem="budget")
             if not self._pace.wait(halt):
                 self._budget.settle(worst, 0.0)
-                return _Reply(problem="unreachable")
-            reply = _Reply(unsure=True)  # booked if the try ends in an exception: others may wait for its share
+                return Reply(problem="unreachable")
+            reply = Reply(unsure=True)  # booked if the try ends in an exception: others may wait for its share
             try:
                 reply = self._counted(self._send(path, body), prompt)
             finally:
                 self._book(reply, worst, tried)
-            if _is_about_logprobs(reply, body):
+            if is_about_logprobs(reply, body):
                 self._gives_logprobs = False
                 return self._ask(path, {name: body[name] for name in body if name != "logprobs"}, prompt, halt)
             if not reply.again or reply.hold > LONGEST_HOLD or tried == self.values.retries:
@@ -253,22 +243,22 @@ class RemoteEngine:
         self._check_first(reply, path)
         return reply
 
-    def _send(self, path: str, body: dict[str, Any]) -> _Reply:
+    def _send(self, path: str, body: dict[str, Any]) -> Reply:
         """One try."""
         deadline = time.monotonic() + self.values.timeout
         # ASCII escapes: a lone surrogate in a prompt is no valid UTF-8, but valid JSON
         content, headers = json.dumps(body).encode(), {"content-type": "application/json"}
         try:
             with self._client.stream("POST", self._base + path, content=content, headers=headers) as response:
-                reply = _judge(response, deadline)
+                reply = judge_response(response, deadline)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            reply = _Reply(problem="unreachable", said=str(error), again=True)
+            reply = Reply(problem="unreachable", said=str(error), again=True)
         except httpx2.TimeoutException as error:
             said = f"no reply within {self.values.timeout:g} s {error}".rstrip()
-            reply = _Reply(problem="timeout", said=said, again=True, unsure=True)
+            reply = Reply(problem="timeout", said=said, again=True, unsure=True)
         except httpx2.TransportError as error:
-            reply = _Reply(problem="unreachable", said=str(error), again=True, unsure=True)
-        return replace(reply, said=_clean(reply.said, self._key()))
+            reply = Reply(problem="unreachable", said=str(error), again=True, unsure=True)
+        return replace(reply, said=redact(reply.said, self._key()))
 
     def _sign(self, request: httpx2.Request) -> httpx2.Request:
         if key := self._key():
@@ -285,24 +275,24 @@ class RemoteEngine:
             )
         return key
 
-    def _rest(self, reply: _Reply, tried: int, halt: threading.Event) -> None:
+    def _rest(self, reply: Reply, tried: int, halt: threading.Event) -> None:
         """Exponential backoff with full jitter, on top of the pause the server asked for."""
         self._pace.hold(reply.hold)
         halt.wait(reply.hold + self._random.uniform(0.0, min(MOST_WAIT, FIRST_WAIT * 2 ** min(tried, 30))))
 
-    def _counted(self, reply: _Reply, prompt: Prompt) -> _Reply:
+    def _counted(self, reply: Reply, prompt: Prompt) -> Reply:
         """The reply with its tokens and cost: as the endpoint counted, else as guessed."""
         if reply.body is None:
             return reply
-        used = _read_usage(reply.body.get("usage"))
+        used = read_usage(reply.body.get("usage"))
         asked, made = used or (
             self._count_tokens(_words(prompt)),
-            self._count_tokens(_text_of(_first_choice(reply.body)) or ""),
+            self._count_tokens(text_of(first_choice(reply.body)) or ""),
         )
         cost = self._price(asked, made)
         return replace(reply, prompt_tokens=asked, completion_tokens=made, cost=cost, guessed=used is None)
 
-    def _book(self, reply: _Reply, worst: float, tried: int) -> None:
+    def _book(self, reply: Reply, worst: float, tried: int) -> None:
         unsure = worst if reply.unsure else 0.0
         with self._lock:
             self.ledger.requests += 1
@@ -320,7 +310,7 @@ class RemoteEngine:
             with self._lock:
                 self.ledger.problems[answer.problem] = self.ledger.problems.get(answer.problem, 0) + 1
                 if said:
-                    self.ledger.said.setdefault(answer.problem, _clean(said, self._key()))
+                    self.ledger.said.setdefault(answer.problem, redact(said, self._key()))
         return answer
 
     def _body_of(self, request: Request) -> tuple[str, dict[str, Any]]:
@@ -389,7 +379,7 @@ class RemoteEngine:
         if not question.prompt or not all(question.answers):
             raise UserError("a prompt or an answer has no tokens", "Give it some text.")
 
-    def _check_first(self, reply: _Reply, path: str) -> None:
+    def _check_first(self, reply: Reply, path: str) -> None:
         """What the very first request shows of all others."""
         if self._reached:
             return
@@ -405,7 +395,7 @@ class RemoteEngine:
             raise UserError(f"{self._base}{path} does not exist or has no model {self.values.name}{said}", fix)
         self._reached = True
 
-    def _check_echo(self, reply: _Reply) -> None:
+    def _check_echo(self, reply: Reply) -> None:
         """A reply without what scoring needs, before there was one with it, is the endpoint's way."""
         turned_down = reply.problem == "rejected" and re.search("echo|logprob", reply.said.lower())
         if not self._echoes and (not reply.problem or turned_down):
@@ -516,200 +506,3 @@ def _most_tokens(prompt: Prompt) -> int:
     """More tokens than any tokenizer makes of the prompt: one for each byte, and the template's."""
     turns = 0 if isinstance(prompt, str) else len(prompt)
     return len(_words(prompt).encode("utf-8", "surrogatepass")) + TURN_TOKENS * (1 + turns)
-
-
-def _judge(response: httpx2.Response, deadline: float) -> _Reply:
-    """What an HTTP reply means. The time limit is for the whole of it; the client's own is for each piece."""
-    content = bytearray()
-    try:
-        for piece in response.iter_bytes():
-            content += piece
-            if time.monotonic() > deadline:
-                raise httpx2.ReadTimeout("for the whole of it")
-            if len(content) > MOST_BYTES:
-                return _Reply(problem="malformed", said=f"more than {MOST_BYTES} bytes", unsure=True)
-    except (httpx2.NetworkError, httpx2.ProtocolError, httpx2.DecodingError) as error:
-        return _Reply(problem="malformed", said=f"half a reply: {error}", again=True, unsure=True)
-    body = _parse(bytes(content)) if "json" in response.headers.get("content-type", "") else None
-    text = bytes(content).decode("utf-8", "replace")
-    if response.is_success and isinstance(body, dict):
-        return _Reply(body, status=response.status_code)
-    if response.is_success:
-        return _Reply(problem="malformed", said=f"no JSON object: {text}", status=response.status_code, unsure=True)
-    problem = _problem_of(response.status_code, text.lower())
-    said = f"status {response.status_code}: {_message_of(body) or response.headers.get('location') or text}"
-    again = problem in ("rate limit", "server error", "timeout")
-    return _Reply(None, problem, said, response.status_code, _retry_after(response), again)
-
-
-def _parse(content: bytes) -> Any:
-    """The JSON, or None."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _problem_of(status: int, text: str) -> str:
-    """The word for an HTTP status that is no success, with its text in small letters."""
-    if status == 429:
-        return "rate limit"
-    if status >= 400 and OVERFLOW.search(text):
-        return "context overflow"
-    if 400 <= status < 500 and REFUSED.search(text):
-        return "refused"
-    if status == 408:
-        return "timeout"
-    return "server error" if status >= 500 else "rejected"
-
-
-def _message_of(body: Any) -> str:
-    """The server's own sentence in an error's JSON, wherever the kinds of servers put it."""
-    error = (body.get("error") or body) if isinstance(body, dict) else ""
-    said = (error.get("message") or error.get("detail") or "") if isinstance(error, dict) else error
-    return said if isinstance(said, str) else json.dumps(said)
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    """Seconds the server wants to be left alone, from a number or a date; 0 when it names none."""
-    value = response.headers.get("retry-after", "")
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
-
-
-def _clean(said: str, key: str) -> str:
-    """A server's words on one short line, without control characters and without the key: some servers quote it."""
-    said = said.replace(key, "[key]") if key else said
-    return " ".join("".join(character if character.isprintable() else " " for character in said).split())[:200]
-
-
-def _is_about_logprobs(reply: _Reply, body: dict[str, Any]) -> bool:
-    """Whether the request was turned down for asking log-probs, which a completion can do without."""
-    wanted = "logprobs" in body and "echo" not in body
-    return wanted and reply.problem == "rejected" and "logprob" in reply.said.lower()
-
-
-def _read_usage(told: Any) -> tuple[int, int] | None:
-    """Tokens of prompt and completion, or None when they are not told in numbers."""
-    counts = [told.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(told, dict) else []
-    # a bool is an int to Python, and a count below zero would win room under the cap
-    whole = [count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count >= 0]
-    return (whole[0], whole[1]) if len(whole) == 2 else None
-
-
-def _first_choice(body: dict[str, Any]) -> dict[str, Any]:
-    """The first choice in a reply, or an empty one."""
-    choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else {}
-    return choice if isinstance(choice, dict) else {}
-
-
-def _text_of(choice: dict[str, Any]) -> str | None:
-    """A choice's text in either interface; None when there is none of the right kind."""
-    message = choice.get("message", choice)
-    if not isinstance(message, dict):
-        return None
-    text = message.get("text") if message is choice else message.get("content") or message.get("refusal") or ""
-    return text if isinstance(text, str) else None
-
-
-def _is_refused(choice: dict[str, Any]) -> bool:
-    message = choice.get("message")
-    return choice.get("finish_reason") == "content_filter" or (
-        isinstance(message, dict) and bool(message.get("refusal"))
-    )
-
-
-def _read_completion(reply: _Reply, sampling: Sampling) -> tuple[Completion, str]:
-    """The completion in a reply and, if it failed, the server's words."""
-    used = (reply.prompt_tokens, reply.completion_tokens, reply.cost)
-    if reply.problem:
-        return Completion("", "failed", (), (), *used, reply.problem), reply.said
-    choice = _first_choice(reply.body)
-    text = _text_of(choice)
-    if text is None:
-        return Completion("", "failed", (), (), *used, "malformed"), _message_of(reply.body) or "no text in the reply"
-    text = text.encode("utf-8", "replace").decode()  # a lone surrogate could be written to no file
-    reason = choice.get("finish_reason")
-    if _is_refused(choice):
-        return Completion(text, "failed", (), (), *used, "refused"), "content filter"
-    if not isinstance(reason, str) or reason not in FINISHED:
-        return Completion(text, "failed", (), (), *used, "malformed"), f"finish_reason {reason!r}"
-    # vLLM names the stop string that was met; elsewhere it looks like the end of the text
-    stop: Stop = "string" if choice.get("stop_reason") in sampling.stop else FINISHED[reason]
-    return Completion(text, stop, (), _read_logprobs(choice.get("logprobs")), *used), ""
-
-
-def _read_logprobs(told: Any) -> tuple[float, ...]:
-    """Log-probs of a completion in either interface's form; none unless every token has one."""
-    if not isinstance(told, dict):
-        return ()
-    values: Any = told.get("token_logprobs")
-    items = told.get("content")
-    if values is None and isinstance(items, list):
-        values = [item.get("logprob") if isinstance(item, dict) else None for item in items]
-    if not isinstance(values, list) or not all(_is_number(value) for value in values):
-        return ()
-    return tuple(map(float, values))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _read_echo(body: Any) -> tuple[list[str], list[Any]] | None:
-    """Tokens of prompt and answer and their log-probs, without what was made behind them; None when not given.
-
-    Servers that know no echo ignore it and tell of the made token only.
-    """
-    try:
-        told = body["choices"][0]["logprobs"]
-        tokens, values = told["tokens"], told["token_logprobs"]
-        made = (body.get("usage") or {}).get("completion_tokens", 1)
-        count = len(tokens) - made
-        usable = len(values) == len(tokens) and all(isinstance(token, str) for token in tokens)
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return None
-    return (tokens[:count], values[:count]) if usable and count > 0 else None
-
-
-def _answer_logprobs(echo: tuple[list[str], list[Any]], prompt: str, answer: str) -> tuple[float, ...]:
-    """Log-probs of the answer's tokens. Raises UserError when they cannot be told from the prompt's."""
-    tokens, values = echo
-    start = _boundary(tokens, prompt, answer)
-    if start is None:
-        raise UserError(
-            f"prompt and answer do not part between two of the endpoint's tokens: {prompt[-20:]!r} and {answer[:20]!r}",
-            "Let the answer, not the prompt, have the space between them; or take a local model.",
-        )
-    if not all(_is_number(value) for value in values[start:]):
-        raise UserError("the endpoint gives no log-probability of the answer's first token", "Give it a longer prompt.")
-    return tuple(map(float, values[start:]))
-
-
-def _boundary(tokens: Sequence[str], prompt: str, answer: str) -> int | None:
-    """The place of the answer's first token, or None when there is no such place.
-
-    Offsets are counted in the tokens' own text, backward from the end of the answer. The endpoint's `text_offset` is
-    not used: a first token that is in no text shifts it, as do characters that are several tokens, and some servers
-    give -1. Where the answer has such characters and the prompt has not, it is counted forward through the prompt.
-    """
-    tail, start = "", len(tokens)
-    while start and len(tail) < len(answer):
-        start -= 1
-        tail = tokens[start] + tail
-    if tail == answer:
-        return start
-    for first in (0, 1):
-        head = ""
-        for place in range(first, len(tokens)):
-            if head == prompt:
-                return place if "\ufffd" in "".join(tokens[place:]) else None
-            head += tokens[place]
-    return None

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -115,6 +115,7 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
         *((f"{role} rows", f"{len(getattr(splits, role))}, {count} of them unsafe") for role, count in counts.items()),
         ("prompt", f"about {sum(sizes) / len(sizes):.0f} tokens, policy included"),
         ("steps", f"about {-(-len(splits.train) * passes // recipe.plan.batch_rows) * recipe.plan.epochs}"),
+        ("rows left out", ", ".join(f"{n} {why}" for why, n in splits.dropped.items()) or "none"),
         ("model", base.spec),
         *(("warning", text) for text in splits.warnings),
     ]
@@ -146,8 +147,11 @@ def run(recipe: Recipe, run: Run) -> None:
 
 
 def read(recipe: Recipe) -> data.Splits:
-    """Rows of the recipe, each with the categories of the policy that are known of it."""
-    return data.read_splits(recipe.data, recipe.plan.seed, shape_of(recipe))
+    """Rows with the categories of the policy that are known of them; training rows know at least one."""
+    splits = data.read_splits(recipe.data, recipe.plan.seed, shape_of(recipe))
+    train_rows = [row for row in splits.train if row.flags]
+    left_out = {"train: no category of the policy is known": len(splits.train) - len(train_rows)}
+    return replace(splits, train=train_rows, dropped=splits.dropped | {why: n for why, n in left_out.items() if n})
 
 
 def shape_of(recipe: Recipe) -> Shape:
@@ -191,6 +195,7 @@ class View:
 def views_of(policy: Policy, flags: dict[str, bool], draw: random.Random, *, augment: bool = True) -> list[View]:
     """The variants of an example: as it is, without some kept rules, and without the broken ones. All are shuffled."""
     known = [key for key in policy.keys if key in flags]
+    assert known, "a row of which nothing is known has nothing to show"
     violated = [key for key in known if flags[key]]
     others = [key for key in known if not flags[key]]
     if not augment:
@@ -223,8 +228,8 @@ def fit(recipe: Recipe, model: Any, folder: Path, rows: Sequence[Flagged], polic
     for epoch in range(recipe.plan.epochs):
         for row in shorten(recipe, tokenizer, rows):
             draw = random.Random(f"{recipe.plan.seed} view {epoch} {row.id}")
-            views = [view for view in views_of(policy, row.flags, draw, augment=recipe.augment) if view.policy.keys]
-            chosen = views if recipe.views == "all" else [draw.choice(views)] if views else []
+            views = views_of(policy, row.flags, draw, augment=recipe.augment)
+            chosen = views if recipe.views == "all" else [draw.choice(views)]
             tokens += [tell(recipe, tokenizer, row, view) for view in chosen]
     once = recipe.plan.model_copy(update={"epochs": 1, "keep": "last", "patience": None})
     train(model, labelling.over_epochs(tokens, once, pad_id(tokenizer)), cross_entropy, once, folder=folder)
