@@ -28,6 +28,7 @@ from camelid.report.histograms import plot_numbers
 from camelid.report.numbers import show_memory, show_number, show_p, show_score, show_seconds, show_signed
 from camelid.report.plots import Axis, Column, Mark, draw_bar, draw_columns, draw_intervals, fit_axis
 from camelid.report.residuals import describe_errors, spread_ratings, thin_pairs
+from camelid.report.samples import name_classes, show_sample
 from camelid.report.scores import Calibration
 from camelid.report.sentences import Stretch, mark_entities
 from camelid.rows import Labelled, Predicted, Row, Tagged, write_rows
@@ -928,6 +929,17 @@ def test_a_run_from_before_calibration_still_renders(tmp_path: Path) -> None:
     assert page.under(id="calibration") == ""
     assert "The most confident errors" in page.under(id="mistakes")
     assert "McNemar" in page.under(id="comparison")
+
+
+def test_rows_of_every_kind_can_be_read() -> None:
+    """A pair shows its question and both answers, flags and annotations stand as labels; nothing is raw JSON."""
+    pair = {"prompt": [{"role": "user", "content": "Why?"}], "chosen": "So.", "rejected": "No."}
+    assert show_sample(pair).text == "Why?\n\nchosen: So.\n\nrejected: No."
+    flagged = {"messages": [{"role": "user", "content": "Go away"}], "flags": {"H": False, "HR": True}}
+    assert (show_sample(flagged).text, show_sample(flagged).label) == ("Go away", "HR")
+    assert name_classes({"flags": {"H": False}}) == ["none"]
+    noted = {"text": "I was born", "labels": {"topic": "0", "sentiment": "neutral"}, "group": "Ann"}
+    assert show_sample(noted).label == "topic 0, sentiment neutral"
 
 
 def test_a_class_may_be_called_low(tmp_path: Path) -> None:

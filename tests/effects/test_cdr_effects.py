@@ -42,7 +42,8 @@ def table(name: str, scores: dict[str, Any], *entries: str) -> str:
             gap = signed(against["difference"]) if against else ""
             lines.append(f"| {shown} | {span(entry['systems'][system]['accuracy'])} | {gap} |")
     counts = scores["counts"]
-    facts = f"{counts['pairs']} pairs, seed 0; 95 % bootstrap intervals; {processor_seconds(name) / 60:.0f} minutes of one core."
+    minutes = processor_seconds(name) / 60
+    facts = f"{counts['pairs']} pairs, seed 0; 95 % bootstrap intervals; {minutes:.0f} minutes of one core."
     length = "; ".join(f"{what} {signed(value)}" for what, value in scores["length"].items())
     clipped = ", ".join(f"{side} {count}" for side, count in counts["clipped tokens"].items())
     command = json.loads((RUNS / name / "manifest.json").read_text())["command"]

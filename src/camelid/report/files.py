@@ -70,12 +70,15 @@ class RunFiles:
         return shlex.quote(str(self.folder))
 
     def splits(self) -> list[str]:
-        """Names of the finished stages that are rows and no predictions, in the order they were made."""
+        """Names of the finished stages that are rows of the data, in the order they were made.
+
+        What a run makes of the data (predictions, scores, contexts) lies in folders.
+        """
         stages = self.manifest["stages"].items()
         return [
             name
             for name, stage in stages
-            if "rows" in stage and not name.startswith("predictions/") and (self.folder / stage["path"]).is_file()
+            if "rows" in stage and "/" not in name and (self.folder / stage["path"]).is_file()
         ]
 
     def predictions(self, system: str) -> Iterator[dict[str, Any]]:

@@ -113,13 +113,13 @@ def _read_split(name: str, rows: Iterable[Mapping[str, Any]]) -> Split:
         label = row.get("label")
         if isinstance(label, int | float):
             split.numbers.append(label)
-        found = _classes_of(row)
+        found = name_classes(row)
         split.classes.update(found)
         split.sets += isinstance(label, list)
         split.empty += label == []
         place = split.kept[found[0] if found else ""]
         if len(place) < (NUMBERS if split.numbers else KEPT) and len(row.get("tokens") or []) <= SHORT:
-            place.append(_sample(row))
+            place.append(show_sample(row))
     return split
 
 
@@ -132,22 +132,33 @@ def _count_labels(splits: Sequence[Split]) -> str:
     return f"A row may have several labels: {mean:.2f} on average; {none}."
 
 
-def _classes_of(row: Mapping[str, Any]) -> list[str]:
+def name_classes(row: Mapping[str, Any]) -> list[str]:
+    """What is said of a row, whatever its kind: classes, entities, violated categories, labels of several kinds."""
     if "tags" in row:
         return [kind for kind, *_ in sorted(entities(row["tags"]), key=lambda chunk: chunk[1])]
+    if isinstance(row.get("flags"), dict):
+        return [str(name) for name, violated in row["flags"].items() if violated] or ["none"]
+    if isinstance(row.get("labels"), dict):
+        return [f"{kind} {label}" for kind, label in row["labels"].items()]
     label = row.get("label")
     if isinstance(label, list):
         return [str(name) for name in label]
     return [] if label is None or isinstance(label, int | float) else [str(label)]
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def show_sample(row: Mapping[str, Any]) -> Sample:
+    """A row of any kind to be read."""
     if "tags" in row:
         words = [str(word) for word in row["tokens"]]
         return Sample(" ".join(words), sentence=cut_sentence(mark_entities(words, row["tags"])))
     if "text" in row:
-        label = row.get("label", "")
+        label = row.get("label", "") if "labels" not in row else name_classes(row)
         return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)
+    if "chosen" in row:
+        question = row["prompt"][-1]["content"] if row["prompt"] else ""
+        return Sample(cut_text(f"{question}\n\nchosen: {row['chosen']}\n\nrejected: {row['rejected']}"))
+    if "flags" in row:
+        return Sample(cut_text(str(row["messages"][-1]["content"])), _show_label(name_classes(row)))
     values = {name: value for name, value in row.items() if name not in ("row", "id", "origin")}
     return Sample(cut_text(json.dumps(values, ensure_ascii=False)))
 
