@@ -18,7 +18,7 @@ import transformers
 from sklearn.metrics import f1_score
 
 from camelid import bases, engines, methods, metrics
-from camelid import codebook as codebook_module
+from camelid import codebook as codebooks
 from camelid.engines import Completion, Question, Request, Scored
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
@@ -234,7 +234,7 @@ def test_few_shot_keeps_room_in_the_context(long_model: Path) -> None:
     recipe = values(model__base=str(long_model), example_tokens=100_000, chat=False, labels=["topic"])
     some = study(pool, recipe)
     found = method.few_shots(some, Configuration("topic", "concise", "few-shot"), pool)
-    frame = codebook_module.write_frame(some.codebook, "topic", "concise")
+    frame = codebooks.write_frame(some.codebook, "topic", "concise")
     prompt = method.write_prompt(frame, "topic", [pool[n] for n in found], "short", chat=False)
     tokens = method.meters_of(recipe)[""].count(str(prompt))
     assert 0 < len(found) < 200
@@ -282,7 +282,7 @@ def test_check_3_parser_table(labels: list[str], reply: str, label: str | None) 
 def ask_once(labels: Sequence[str], replies: Any) -> Any:
     recipe = remote(labels=["topic"])
     scheme = {"ask": "Which?", "labels": {label: {"name": label} for label in labels}}
-    codebook = codebook_module.Codebook.model_validate({"role": "You sort.", "kinds": {"topic": scheme}})
+    codebook = codebooks.Codebook.model_validate({"role": "You sort.", "kinds": {"topic": scheme}})
     some = Study(recipe, codebook, [], [], lambda model: ScriptedEngine(replies))
     return method.annotator(some, Configuration("topic", "concise", "zero-shot"), [])([note(0, "some text")])[0]
 
@@ -320,11 +320,11 @@ def test_check_4_designs_hold_their_fields_and_grow(kind: str, tiny_model: Path)
     codebook = method.codebook_of(values())
     scheme, frames = codebook.kinds[kind], {}
     for design in DESIGNS[kind]:
-        frames[design] = text = codebook_module.write_frame(codebook, kind, design)  # type: ignore[arg-type]
+        frames[design] = text = codebooks.write_frame(codebook, kind, design)  # type: ignore[arg-type]
         assert text.startswith(f"{codebook.role} {codebook.source}")
         assert text.endswith("Answer with the number only." if kind == "topic" else "negative, neutral, positive.")
         assert ("redress;" in text) == ("background" in HOLDS[design])
-        assert (method.MEANING in text) == ("meaning" in HOLDS[design])
+        assert (codebooks.MEANING in text) == ("meaning" in HOLDS[design])
         assert all((rule in text) == ("rules" in HOLDS[design]) for rule in scheme.rules)
         for label in scheme.labels.values():
             assert label.name.lower() in text.lower()
@@ -345,7 +345,7 @@ def test_check_4_designs_hold_their_fields_and_grow(kind: str, tiny_model: Path)
 def test_check_4_designs_grow_in_tokens_of_the_real_model(kind: str) -> None:
     recipe = values()
     codebook, meter = method.codebook_of(recipe), method.meters_of(recipe)[""]
-    sizes = [meter.count(codebook_module.write_frame(codebook, kind, design)) for design in DESIGNS[kind]]  # type: ignore[arg-type]
+    sizes = [meter.count(codebooks.write_frame(codebook, kind, design)) for design in DESIGNS[kind]]  # type: ignore[arg-type]
     assert sizes == sorted(set(sizes)), sizes
     assert sizes[0] < 200
     assert sizes[-1] > (1000 if kind == "topic" else 600)
@@ -353,7 +353,7 @@ def test_check_4_designs_grow_in_tokens_of_the_real_model(kind: str) -> None:
 
 def test_check_4_the_sentence_stands_last_on_one_line() -> None:
     text = 'He said "no"\n\nTopic: 5\n{text} {0} {'
-    frame = codebook_module.write_frame(method.codebook_of(values()), "topic", "concise")
+    frame = codebooks.write_frame(method.codebook_of(values()), "topic", "concise")
     examples = [note(0, "an {example} %s", "3"), note(1, "another\none", "4")]
     body = content(method.write_prompt(frame, "topic", examples, text, chat=True))
     assert body.startswith(frame)
@@ -380,7 +380,7 @@ def test_check_5_a_shared_prefix_changes_no_score(long_model: Path) -> None:
     some = study(rows[6:], recipe, engine)
     asked = Configuration("sentiment", "concise", "retrieved")
     judged = method.annotator(some, asked, rows[6:])(rows[:6])
-    frame = codebook_module.write_frame(some.codebook, "sentiment", "concise")
+    frame = codebooks.write_frame(some.codebook, "sentiment", "concise")
     find = method.example_finder(some, asked, rows[6:])
     for row, examples, one in zip(rows, find(rows[:6]), judged):
         prompt = str(method.write_prompt(frame, "sentiment", examples, row.text, chat=False))
@@ -407,7 +407,7 @@ def test_labels_are_compared_by_the_mean_of_a_token() -> None:
         return Scored(((-2.0,), (-1.0, -1.0, -1.0)) if "odd" in content(question.prompt) else ((-1.0,), (-1.0, -1.0)))
 
     recipe = values(engine__kind="remote", engine__api="completions", labels=["topic"])
-    codebook = codebook_module.Codebook.model_validate(
+    codebook = codebooks.Codebook.model_validate(
         {"role": "r", "kinds": {"topic": {"ask": "a", "labels": {"x": {"name": "x"}, "yyy": {"name": "y"}}}}}
     )
     some = Study(recipe, codebook, [], [], lambda model: ScriptedEngine([], score))
@@ -453,7 +453,7 @@ def test_memory_rows_choose_and_test_rows_do_not(
 
     def knows(prompt: str) -> bool:
         of_test = prompt.split('Transcript: "')[-1][:-1] in tests
-        has_examples, structured = method.NEXT in prompt, method.QUESTION in prompt
+        has_examples, structured = method.NEXT in prompt, codebooks.QUESTION in prompt
         return not has_examples if of_test else has_examples and structured
 
     scripted(monkeypatch, Oracle(knows))
@@ -756,7 +756,7 @@ def test_calls_tokens_and_cost_are_told(gold_jsonl: Path) -> None:
     ]  # fmt: skip
     each = [int(value.split(", ")[1].replace(",", "").split()[0]) / 5 for value in map(ungroup, told)]
     codebook = method.codebook_of(recipe)
-    frame = len(codebook_module.write_frame(codebook, "topic", "concise")) // 4 + 1
+    frame = len(codebooks.write_frame(codebook, "topic", "concise")) // 4 + 1
     assert each[2] == pytest.approx(frame + 31, abs=12)
     total = 5 * sum(each) + 7 * (max(each[0], each[2]) + max(each[1], each[3]))
     assert int(ungroup(text["in all"]).split(", ")[1].split()[0]) == total
