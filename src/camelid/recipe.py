@@ -148,7 +148,7 @@ class Engine(Values):
     price_output: float = Field(default=0.0, ge=0, description="price of a million completion tokens")
     most_cost: float | None = Field(default=None, gt=0, description="stop asking when so much has been spent")
     batching: Literal["continuous", "plain"] = Field(
-        default="continuous", description="local sampling: continuous is faster, plain the exact reference"
+        default="plain", description="local sampling: plain is exact, and faster on processors; continuous has pages"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 where the processor multiplies it natively, else float32"
