@@ -135,7 +135,7 @@ def test_check_1_ties_go_by_row_number() -> None:
 
 
 def test_check_1_the_models_states_find_examples_and_no_copies(long_model: Path) -> None:
-    """Mean states of any two texts have cosines near 1, so a limit on them would leave nothing."""
+    """Mean states of different texts can have cosines near 1, so no limit on them may leave out examples."""
     recipe = values(model__base=str(long_model), retriever="model", examples=3, chat=False, labels=["topic"])
     base = bases.open_base(str(long_model))
     engine = LocalEngine(bases.load_lm(base, "float32"), base.tokenizer)

@@ -329,7 +329,7 @@ def example_finder(
 
         if embed is None:
             return [[pool[number] for number in shots if may_serve(query, number)] for query in range(len(rows))]
-        # mean hidden states of any two texts are close: what says the same is told by TF-IDF
+        # mean hidden states of different texts can be close: what says the same is told by TF-IDF
         found = nearest(texts, queries, embed, study.recipe.examples, may_serve=may_serve, near_duplicate=float("inf"))
         return [[pool[number] for number, _ in near] for near in found]
 
