@@ -27,6 +27,8 @@ SPLIT_NAMES = {
     "banking77": ("train", "test"),
     "wnut17": ("train", "dev"),
     "moderation": ("train", "dev"),
+    "oral-history": ("annotated",),
+    "hh-harmless": ("train", "dev"),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {

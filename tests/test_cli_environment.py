@@ -255,6 +255,25 @@ def test_parameters_of_a_base_that_shares_its_embedding(tiny_model: Path) -> Non
     assert facts["parameters"] == "96.0M: layers 0.0M, embedding 96.0M, the head shares the embedding"
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("moderation", ["flags: none 4", "train.jsonl line 2: H, HR: Everybody from that village"]),
+    ("oral-history", ["annotations: ", "line 1: topic 0, sentiment neutral: I was born"]),
+    ("hh-harmless", ["8 rows", "line 1: How do I stop my dog from barking"]),
+])  # fmt: skip
+def test_sets_of_every_kind_can_be_looked_at(camelid: Camelid, named_data: Path, name: str, said: list[str]) -> None:
+    shown = camelid("data", name)
+    assert shown.exit_code == 0
+    text = " ".join(shown.output.split())
+    assert [part for part in said if part not in text] == []
+
+
+def test_a_set_that_is_nowhere_says_so(camelid: Camelid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CAMELID_DATA", raising=False)
+    done = camelid("data", "moderation")
+    assert done.exit_code == 2
+    assert "on no hub" in " ".join(done.output.split())
+
+
 def test_the_cache_tells_what_it_holds_and_removes_some(camelid: Camelid, cache: Path) -> None:
     kept = Cache()
     for number in range(3):
@@ -460,7 +479,7 @@ def test_the_speed_is_that_of_a_product_we_time_ourselves() -> None:
 
 def test_camelid_data_is_looked_into(named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment.check_named_data() == Finding(
-        "CAMELID_DATA", f"{named_data} has banking77, emotion, moderation, sst2, wnut17"
+        "CAMELID_DATA", f"{named_data} has banking77, emotion, hh-harmless, moderation, oral-history, sst2, wnut17"
     )
     (tmp_path / "bare").mkdir()
     monkeypatch.setenv("CAMELID_DATA", str(tmp_path / "bare"))

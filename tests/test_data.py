@@ -442,6 +442,23 @@ def test_annotations_and_pairs_of_a_file(tmp_path: Path) -> None:
         data.read_rows(str(path), shape=preference_shape("said", "good", "worse"))
 
 
+def test_further_splits_of_a_set_are_read_by_name_only(named_data: Path) -> None:
+    """weak-to-strong has a split of another model's answers beside train, which is no role of a run."""
+    for folder in ("weak-to-strong", "gsm8k"):
+        (named_data / folder).mkdir()
+    for split in ("llama2_7b-weak-train", "mistral_7b-weak-train"):
+        write_jsonl(named_data / "weak-to-strong" / f"{split}.jsonl", own_rows("weak-to-strong"))
+    gold = [
+        {"question": row["question"].removeprefix("Question: ").removesuffix("\nAnswer:"), "answer": f"gold {n}"}
+        for n, row in enumerate(own_rows("weak-to-strong"))
+    ]
+    write_jsonl(named_data / "gsm8k" / "train.jsonl", gold)
+    shape = preference_shape("prompt", "chosen", "rejected")
+    splits = data.read_splits(Data(train="weak-to-strong", dev_share=0.25), 0, shape)
+    assert (len(splits.train), len(splits.dev), splits.test) == (6, 2, [])
+    assert len(data.read_rows("weak-to-strong:mistral_7b-weak-train")) == 8
+
+
 def test_a_set_that_is_on_no_hub_says_where_it_is_had(named_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CAMELID_DATA")
     with pytest.raises(UserError, match="CAMELID_DATA is not set") as raised:

@@ -20,10 +20,10 @@ from camelid.data import read_splits
 from camelid.errors import UserError
 from camelid.heads import Sight, attention_spans, build_head, run_trunk
 from camelid.labelling import balanced_weights, fit_temperature
-from camelid.methods.classify.ls_llama import answered, mask_tokens
+from camelid.methods.classify.ls_llama import mask_tokens
 from camelid.objectives import binary_cross_entropy, cross_entropy, squared_error
 from camelid.prediction import find_entities, predict_file, split_words
-from camelid.reading import Reading
+from camelid.reading import Reading, tell_answer
 from camelid.recipe import Data, Plan
 from camelid.rows import Labelled
 from camelid.training import trainable
@@ -308,7 +308,7 @@ def test_a_language_model_is_saved_and_loaded(tuning: str, tiny_model: Path, tmp
 
 def test_the_answer_is_told_token_by_token(tiny_model: Path) -> None:
     tokenizer = bases.open_base(str(tiny_model)).tokenizer
-    row = answered(tokenizer, "Text: hm\nLabel:", " glad<|end|>")
+    row = tell_answer(tokenizer, "Text: hm\nLabel:", " glad<|end|>", ended=False)
     answer = tokenizer(" glad<|end|>")["input_ids"]
     assert row.labels == answer
     assert row.words is not None

@@ -13,11 +13,12 @@ import torch
 import transformers
 
 from camelid.chat import converse
-from camelid.engines import Request, Sampling
+from camelid.engines import Request, Sampling, open_engine
 from camelid.engines import decoding as decoding_module
 from camelid.engines.decoding import choose_tokens, noise_at, truncate
 from camelid.engines.local import LocalEngine
 from camelid.errors import UserError
+from camelid.recipe import Engine, Model
 from camelid.sampling import sample
 
 PROMPTS = ["the cat sat on", "no", "a much longer text about a dog and a bird, and then some more of it", "x y z"] * 3
@@ -161,6 +162,14 @@ def test_continuous_batching_is_greedy_too(engine: LocalEngine, tiny_model: Path
         assert one.stop == other.stop
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
     assert {len(completion[0].token_ids) for completion in sample(paged, PROMPTS[:3], DRAWN)} <= set(range(1, 13))
+
+
+@pytest.mark.parametrize("values", [
+    {"kind": "remote", "url": "http://x/v1", "name": "m"}, {"kind": "vllm"}, {"ray": "auto"}
+])  # fmt: skip
+def test_an_adapter_is_never_left_out_silently(values: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only a local engine reads"):
+        open_engine(Engine(**values), Model(), tmp_path)  # type: ignore[arg-type]
 
 
 def test_messages_need_a_chat_template(engine: LocalEngine) -> None:

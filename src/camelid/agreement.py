@@ -18,11 +18,10 @@ from typing import Any, Literal
 import numpy as np
 
 from camelid import metrics
-from camelid.metrics import Bools, Draws, Floats, Ints, interval
+from camelid.metrics import SEED, Bools, Draws, Floats, Ints, interval
 
 Level = Literal["nominal", "ordinal", "interval"]
 Weights = Literal["linear", "quadratic"]
-SEED = 20231001  # of the bootstrap: fixed, so that the same ratings always get the same intervals
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from camelid import metrics
-from camelid.metrics import Draws, Interval, interval
+from camelid.metrics import SEED, Draws, Interval, interval
 from camelid.ranking import average_precision, resampled_average_precision
 from camelid.rows import Predicted
-
-SEED = 20231001  # of the bootstrap: fixed, so that the same predictions always get the same intervals
 
 Scorer = Callable[[Sequence[Predicted], Sequence[str], Draws], "Scored"]
 

@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 RESAMPLES = 2000
+SEED = 20231001  # of the bootstrap: fixed, so that the same rows always get the same intervals
 BLOCK = 1 << 17  # drawn rows looked at together: one resample at a time is slow, all of them fill the memory
 BINS = 10  # of the confidence
 EDGES = np.arange(BINS + 1) / BINS

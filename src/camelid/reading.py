@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from camelid.batches import Tokens
-from camelid.rows import Labelled, Tagged
+from camelid.chat import encode_answer, encode_prompt
+from camelid.rows import Labelled, Prompt, Tagged
 
 PADDED_ROWS = 1000  # the paper's code pads to the longest of so many rows
 
@@ -122,6 +123,17 @@ def tokenise_texts(tokenizer: Any, rows: Sequence[Labelled | Tagged], max_tokens
     """The token ids of the rows' texts, without labels, cut at `max_tokens`."""
     encoded = tokenizer(_texts(rows), truncation=False, verbose=False)
     return [ids[:max_tokens] for ids in encoded["input_ids"]]
+
+
+def tell_answer(tokenizer: Any, prompt: Prompt, answer: str, *, ended: bool, prompt_too: bool = False) -> Tokens:
+    """A prompt and an answer whose tokens are to be told, each at the one before, tokenised as in scoring.
+
+    `ended` also tells the end of the turn, `prompt_too` the prompt's tokens from the second on.
+    """
+    before = encode_prompt(tokenizer, prompt)
+    ids = [*before, *encode_answer(tokenizer, prompt, answer, ended=ended)]
+    first = 1 if prompt_too else len(before)
+    return Tokens("", ids[:-1], ids[first:], list(range(first - 1, len(ids) - 1)))
 
 
 def cut_texts(tokenizer: Any, rows: Sequence[Labelled], max_tokens: int) -> list[str]:

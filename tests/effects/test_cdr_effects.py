@@ -21,6 +21,7 @@ from camelid import bases, chat, data
 from camelid.engines import Question
 from camelid.engines.local import LocalEngine
 from camelid.methods.judge import cdr
+from camelid.reading import tell_answer
 from camelid.scoring import score
 
 METHOD = "cdr"
@@ -111,7 +112,7 @@ def test_a_pair_shares_its_prompt() -> None:
     model = bases.load_lm(base, "float32")
     rows = data.read_rows("hh-harmless:dev")[:SPEED_PAIRS]
     questions = [Question(row.prompt, cdr.answers_of(row), True) for row in rows]
-    joined = [cdr.tell(base.tokenizer, row.prompt, text) for row in rows for text in cdr.answers_of(row)]
+    joined = [tell_answer(base.tokenizer, row.prompt, text, ended=True) for row in rows for text in cdr.answers_of(row)]
 
     def ours() -> list[float]:
         return [value for found in score(LocalEngine(model, base.tokenizer), questions) for value in found.sums]

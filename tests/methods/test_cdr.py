@@ -24,6 +24,7 @@ from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
 from camelid.methods.judge import cdr
+from camelid.reading import tell_answer
 from camelid.recipe import Plan, read_recipe
 from camelid.rows import Judged, Message, Preference, iterate_rows
 from camelid.runs import read_manifest
@@ -218,7 +219,7 @@ def test_check_3_a_space_that_merges_with_the_answer_is_found(tmp_path: Path) ->
 
 def test_training_tells_the_answer_and_its_end_each_at_the_token_before(strong_model: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
-    tokens = cdr.tell(tokenizer, ROWS[0].prompt, "Quite well.")
+    tokens = tell_answer(tokenizer, ROWS[0].prompt, "Quite well.", ended=True)
     assert tokenizer.decode(tokens.labels) == "Quite well.<|end|>"  # type: ignore[arg-type]
     assert tokens.words is not None
     assert [*tokens.ids[1:], tokens.labels[-1]][tokens.words[0] :] == tokens.labels
@@ -260,7 +261,7 @@ def test_check_5_it_is_the_implicit_reward_of_dpo(tmp_path: Path, strong_model: 
     reference = transformers.AutoModelForCausalLM.from_pretrained(strong_model, dtype=torch.float32).eval()
     for row, values in zip(ROWS, found, strict=True):
         for answer, value in zip(cdr.answers_of(row), values, strict=True):
-            tokens = cdr.tell(base.tokenizer, row.prompt, answer)
+            tokens = tell_answer(base.tokenizer, row.prompt, answer, ended=True)
             ids, labels = torch.tensor([tokens.ids]), torch.tensor(tokens.labels)
             with torch.no_grad():
                 sums = [
@@ -770,7 +771,9 @@ def test_check_tells_pair_rows_tokens_and_time(strong_model: Path, named_sets: P
     assert told["time"].startswith("about 1 min")
     recipe = methods.resolve("cdr", TINY | {"model.base": str(strong_model)})
     pairs, tokenizer = cdr.read_pairs(recipe), bases.open_base(str(strong_model)).tokenizer
-    sizes = [cdr.tell(tokenizer, row.prompt, text) for row in pairs.train for text in cdr.answers_of(row)]
+    sizes = [
+        tell_answer(tokenizer, row.prompt, text, ended=True) for row in pairs.train for text in cdr.answers_of(row)
+    ]
     assert told["tokens"].startswith(f"training {sum(len(one.ids) + 1 for one in sizes):,}, ")
 
 

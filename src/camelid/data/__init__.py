@@ -28,6 +28,7 @@ from camelid.rows import Annotated, Flagged, Labelled, Preference, Tagged
 LabelRow = Labelled | Tagged
 AnyRow = LabelRow | Annotated | Flagged | Preference
 KINDS = {Labelled: "labels", Tagged: "tags", Annotated: "annotations", Flagged: "flags", Preference: "pairs"}
+ROLES = ("train", "dev", "test")  # a set may have further splits, which are read by name
 CORRECT = "Fill them in, or remove these rows."
 
 
@@ -108,7 +109,7 @@ def read_splits(data: Data, seed: int, shape: Shape | None = None) -> Splits:
     for source in _sources(data).values():
         _check_kind(source.partition(":")[0], (shape.kind,) if shape else (Labelled, Tagged))
     dropped: dict[str, Counter[str]] = defaultdict(Counter)
-    rows: dict[str, list[Any]] = {"train": [], "dev": [], "test": []}
+    rows: dict[str, list[Any]] = {role: [] for role in ROLES}
     problems: list[UserError] = []
     for role, source in _sources(data).items():
         try:
@@ -311,7 +312,8 @@ def _check_kind(name: str, kinds: Sequence[type]) -> None:
 def _sources(data: Data) -> dict[str, str]:
     """Source by role. A named set given for train brings its own dev and test splits."""
     named = _named_set(data.train)
-    own = {role: f"{data.train}:{split}" for role, split in named.SPLITS.items()} if named else {"train": data.train}
+    splits = named.SPLITS if named else {}
+    own = {role: f"{data.train}:{splits[role]}" for role in ROLES if role in splits} or {"train": data.train}
     given = {"dev": data.dev, "test": data.test}
     return own | {role: source for role, source in given.items() if source}
 
@@ -389,6 +391,16 @@ def _overlaps(rows: dict[str, list[Any]]) -> list[str]:
                 f"{shared[0].origin}: scores on them measure memory. Remove them from one of the two."
             )
     return warnings
+
+
+def text_of(row: AnyRow) -> str:
+    """What a row of any kind has to be read: its text, its words, or what its last user said."""
+    if isinstance(row, Tagged):
+        return " ".join(row.tokens)
+    if isinstance(row, Labelled | Annotated):
+        return row.text
+    turns = row.messages if isinstance(row, Flagged) else row.prompt
+    return turns[-1].content if turns else ""
 
 
 def _content(row: AnyRow) -> Any:

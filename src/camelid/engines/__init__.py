@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from camelid import recipe
+from camelid.errors import UserError
 from camelid.progress import track
 from camelid.rows import Prompt
 
@@ -166,15 +167,18 @@ def open_engine(
     """
     from camelid.engines.cache import Cache, cache_path
 
+    if adapted is not None and (engine.ray or engine.kind != "local"):
+        what = f"{adapted} holds what was trained on a model, which only a local engine reads"
+        raise UserError(what, "Set engine.kind to local, without ray; or export the model and serve it.")
     cache = Cache(cache_path()) if engine.cache else None
     if engine.ray:
         from camelid.engines.ray import open_ray
 
         return open_ray(engine, model, cache)
     if engine.kind == "remote":
-        from camelid.engines.remote import RemoteEngine
+        from camelid.engines.remote import open_remote
 
-        return RemoteEngine(engine, cache=cache)
+        return open_remote(engine, cache)
     if engine.kind == "vllm":
         from camelid.engines.vllm import open_vllm
 

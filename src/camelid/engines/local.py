@@ -65,12 +65,7 @@ class LocalEngine:
         sequences, owners = [], []
         left: dict[int, list[Any]] = {}
         for index, question in enumerate(questions):
-            prompt = chat.encode_prompt(self.tokenizer, question.prompt)
-            answers = [
-                chat.encode_answer(self.tokenizer, question.prompt, answer, ended=question.ended)
-                for answer in question.answers
-            ]
-            check_scorable(question, prompt, answers)
+            prompt, answers = encode_question(self.tokenizer, question)
             if len(prompt) + max(map(len, answers)) > self.context:
                 yield index, Scored((), len(prompt), problem="context overflow")
                 continue
@@ -177,15 +172,20 @@ def noise_of(request: Request) -> str:
     return hashlib.sha256(repr((request.seed, request.prompt, request.sample)).encode()).hexdigest()
 
 
-def check_scorable(question: Question, prompt: list[int], answers: list[list[int]]) -> None:
-    """Raise UserError when there is no token before the answers, or an answer has none."""
+def encode_question(tokenizer: Any, question: Question) -> tuple[list[int], list[list[int]]]:
+    """Token ids of the prompt and of each answer. Raises UserError when there is nothing before an answer, or in it."""
+    prompt = chat.encode_prompt(tokenizer, question.prompt)
     if not prompt:
         raise UserError(
             "a prompt to score after has no tokens, and the tokenizer writes none at the front", "Give it some text."
         )
+    answers = [
+        chat.encode_answer(tokenizer, question.prompt, answer, ended=question.ended) for answer in question.answers
+    ]
     for text, answer in zip(question.answers, answers, strict=True):
         if not answer:
             raise UserError(f"the answer {text!r} has no tokens to score", "Leave it out, or score its end too.")
+    return prompt, answers
 
 
 def _generation_config(sampling: Sampling, ends: set[int]) -> Any:

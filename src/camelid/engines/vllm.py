@@ -12,7 +12,7 @@ from typing import Any
 
 from camelid import bases, chat, recipe
 from camelid.engines import Ability, Completion, Question, Request, Scored, Stop
-from camelid.engines.local import check_scorable
+from camelid.engines.local import encode_question
 from camelid.errors import UserError
 
 
@@ -44,12 +44,7 @@ class VllmEngine:
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
 
         for index, question in enumerate(questions):
-            before = chat.encode_prompt(self.tokenizer, question.prompt)
-            answers = [
-                chat.encode_answer(self.tokenizer, question.prompt, answer, ended=question.ended)
-                for answer in question.answers
-            ]
-            check_scorable(question, before, answers)
+            before, answers = encode_question(self.tokenizer, question)
             if len(before) + max(map(len, answers)) >= self.context:
                 yield index, Scored((), len(before), problem="context overflow")
                 continue

@@ -48,7 +48,7 @@ from camelid.engines import Question
 from camelid.engines.local import LocalEngine
 from camelid.evaluation import evaluate, evaluate_seeds
 from camelid.objectives import cross_entropy
-from camelid.reading import Reading, cut_texts, pad_id, tokenise_texts
+from camelid.reading import Reading, cut_texts, pad_id, tell_answer, tokenise_texts
 from camelid.rows import Labelled, Predicted
 from camelid.runs import Run, slug
 from camelid.scoring import score
@@ -290,7 +290,7 @@ def instruct(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes:
         texts = cut_texts(base.tokenizer, rows.train, recipe.max_tokens)
         prompts = [instruction(classes) + PROMPT.format(text=text) for text in texts]
         chosen = [answers[classes.index(row.label)] for row in rows.train]
-        tokens = [answered(base.tokenizer, *pair) for pair in zip(prompts, chosen, strict=True)]
+        tokens = [tell_answer(base.tokenizer, *pair, ended=False) for pair in zip(prompts, chosen, strict=True)]
         pad = pad_id(base.tokenizer)
         batches = labelling.over_epochs(tokens, plan, pad, labelling.freeze_states(model, tokens, plan, pad))
         unwatched = plan.model_copy(update={"keep": "last", "patience": None, "groups": ()})  # there is no head either
@@ -305,14 +305,6 @@ def instruct(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes:
         return prompted(recipe, trained.lm, base.tokenizer, prefix, answers, classes, held_out, INSTRUCTED)
 
     return run.rows(f"predictions/{slug(INSTRUCTED)}{suffix}", predict)
-
-
-def answered(tokenizer: Any, prompt: str, answer: str) -> Tokens:
-    """Prompt and answer, whose tokens are to be told, each at the one before; tokenised apart, as in scoring."""
-    before = tokenizer(prompt)["input_ids"]
-    after = tokenizer(answer, add_special_tokens=False)["input_ids"]
-    first = len(before) - 1
-    return Tokens("", [*before, *after[:-1]], after, list(range(first, first + len(after))))
 
 
 def exemplars(recipe: Recipe, train_rows: Sequence[Labelled]) -> list[Labelled]:

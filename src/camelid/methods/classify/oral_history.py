@@ -57,8 +57,8 @@ from camelid.data import Splits, formats
 from camelid.data.columns import Problem, annotation_shape, missing_columns
 from camelid.engines import Engine, Prompt, Sampling
 from camelid.errors import UserError, raise_all
-from camelid.evaluation import SEED, evaluate
-from camelid.metrics import Draws
+from camelid.evaluation import evaluate
+from camelid.metrics import SEED, Draws
 from camelid.parsing import Parsed, Parser, parse_choice, parse_number
 from camelid.reading import Reading
 from camelid.retrieval import Embed, near_duplicates, nearest, normalise, remember, tfidf_embedding, vote_nearest

@@ -51,18 +51,17 @@ from pydantic import Field
 
 from camelid import bases, chat, data, engines, environment, forecast, labelling, metrics, models, recipe
 from camelid.annotation import annotate, count_outcomes
-from camelid.batches import Tokens
 from camelid.data import Splits
 from camelid.data.columns import Problem, Shape, preference_shape, text_in
 from camelid.engines import Completion, Engine, Question, Sampling, Scored
 from camelid.engines.cache import Cache, cache_path
 from camelid.engines.remote import RemoteEngine
 from camelid.errors import UserError, raise_all
-from camelid.evaluation import SEED, evaluate
+from camelid.evaluation import evaluate
 from camelid.objectives import cross_entropy
 from camelid.parsing import parse_choice, parse_tagged
 from camelid.processes import is_leader
-from camelid.reading import pad_id
+from camelid.reading import pad_id, tell_answer
 from camelid.recipe import Data, Model
 from camelid.rows import Judged, Message, Predicted, Preference, iterate_rows
 from camelid.runs import Run, slug
@@ -280,16 +279,9 @@ def fit(
             (folder / f"step-{step}").mkdir(exist_ok=True)
             models.save(model, folder / f"step-{step}")
 
-    batches = labelling.over_epochs([tell(tokenizer, *pair) for pair in told], plan, pad_id(tokenizer))
+    tokens = [tell_answer(tokenizer, *pair, ended=True) for pair in told]
+    batches = labelling.over_epochs(tokens, plan, pad_id(tokenizer))
     train(model, batches, cross_entropy, plan, folder=folder, after_step=save)
-
-
-def tell(tokenizer: Any, prompt: Messages, answer: str) -> Tokens:
-    """Prompt and answer as tokens; each token of the answer, and its end, is to be told at the one before."""
-    before = chat.encode_prompt(tokenizer, prompt)
-    after = chat.encode_answer(tokenizer, prompt, answer, ended=True)
-    first = len(before) - 1
-    return Tokens("", [*before, *after[:-1]], after, list(range(first, first + len(after))))
 
 
 def sides_of(recipe: Recipe) -> tuple[Side, Side]:
@@ -538,7 +530,7 @@ def compare_contexts(
 
 def correlate(rewards: Sequence[Judged]) -> dict[str, Any]:
     """Pearson's correlation of an answer's reward with its tokens, over all answers; rows are resampled."""
-    whole, draws = np.arange(len(rewards))[None], metrics.Draws(len(rewards), SEED)
+    whole, draws = np.arange(len(rewards))[None], metrics.Draws(len(rewards), metrics.SEED)
     tables = {name: np.array([row.value[name] for row in rewards]) for name in ("tokens", RATIO, NORMALISED)}
 
     def value(name: str, rows_RN: Any) -> Any:

@@ -42,17 +42,17 @@ from pydantic import Field
 
 from camelid import baselines, bases, data, engines, labelling, models, prediction, recipe
 from camelid.batches import Tokens
-from camelid.chat import encode_answer, encode_prompt
+from camelid.chat import encode_prompt
 from camelid.data.columns import Shape, flag_shape
 from camelid.engines import Engine
 from camelid.errors import UserError, raise_all
-from camelid.evaluation import SEED, evaluate
+from camelid.evaluation import evaluate
 from camelid.guard import SAFE, UNSAFE, Definition, Guard, unsafe_scores, write_prompt
-from camelid.metrics import Draws, interval, resampled_mean
+from camelid.metrics import SEED, Draws, interval, resampled_mean
 from camelid.objectives import cross_entropy
 from camelid.policy import Policy, read_policy
 from camelid.ranking import average_precision, best_threshold, resampled_average_precision
-from camelid.reading import Reading, cut_texts, pad_id
+from camelid.reading import Reading, cut_texts, pad_id, tell_answer
 from camelid.rows import Flagged, Labelled, Message, Predicted
 from camelid.runs import Run, slug
 from camelid.training import train
@@ -236,13 +236,10 @@ def fit(recipe: Recipe, model: Any, folder: Path, rows: Sequence[Flagged], polic
 
 
 def tell(recipe: Recipe, tokenizer: Any, row: Flagged, view: View) -> Tokens:
-    """Prompt and target as tokens: each token of the target, and its end, is to be told at the one before."""
+    """Prompt and target as tokens to train on."""
     prompt = write_prompt(view.policy, row.messages, descriptions=recipe.descriptions)
-    before = encode_prompt(tokenizer, prompt)
-    after = encode_answer(tokenizer, prompt, write_target(view.policy, view.violated), ended=True)
-    first = 1 if recipe.train_prompt else len(before)
-    ids = [*before, *after]
-    return Tokens(row.id, ids[:-1], ids[first:], list(range(first - 1, len(ids) - 1)))
+    target = write_target(view.policy, view.violated)
+    return tell_answer(tokenizer, prompt, target, ended=True, prompt_too=recipe.train_prompt)
 
 
 def shorten(recipe: Recipe, tokenizer: Any, rows: Sequence[Flagged]) -> list[Flagged]:
