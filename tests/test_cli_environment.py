@@ -160,7 +160,7 @@ def test_a_damaged_file_is_a_problem_of_its_set(camelid: Camelid, named_data: Pa
     assert data.count_rows(data.describe_set("emotion")) == {}
     shown = camelid("data")
     assert shown.exit_code == 0
-    assert "test.jsonl line 1 is not valid JSON" in flat(shown.output)
+    assert "jsonl line 1 is not valid JSON" in flat(shown.output)  # a long path may be broken before
     assert "sst2           labels  train 8," in shown.output
 
 

@@ -253,7 +253,13 @@ def test_check_5_it_is_the_implicit_reward_of_dpo(tmp_path: Path, strong_model: 
                 parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
     models.save(model, tmp_path)
 
-    recipe = cdr.Recipe.model_validate({"model": {"base": str(strong_model)}, "strong": {"adapted": str(tmp_path)}})
+    recipe = cdr.Recipe.model_validate(
+        {
+            "model": {"base": str(strong_model)},
+            "strong": {"adapted": str(tmp_path)},
+            "engine": {"precision": "float32"},
+        }
+    )
     assert cdr.model_of(recipe, cdr.sides_of(recipe)[1]).base == str(strong_model), "weak is the adapter's own base"
     strong, weak = (cdr.open_side(recipe, side) for side in cdr.sides_of(recipe))
     found = rewards_of(strong, weak)
@@ -715,14 +721,15 @@ class Echo(BaseHTTPRequestHandler):
 def test_a_strong_model_behind_an_endpoint_is_the_same_judge(
     tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
 ) -> None:
-    local = run_pair(tmp_path / "local", strong_model, weak_model, pairs_csv, ended=False)
+    own: Any = {"ended": False, "engine__precision": "float32"}  # that of the endpoint
+    local = run_pair(tmp_path / "local", strong_model, weak_model, pairs_csv, **own)
     # here and not by the handlers: two loads at once, in threads, leave transformers unable to tie weights for good
     Echo.tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
     Echo.model = transformers.AutoModelForCausalLM.from_pretrained(strong_model, dtype=torch.float32).eval()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        there = {"strong__url": f"http://127.0.0.1:{server.server_port}/v1", "strong__name": "tiny", "ended": False}
+        there = {"strong__url": f"http://127.0.0.1:{server.server_port}/v1", "strong__name": "tiny"} | own
         remote = run_pair(tmp_path / "remote", strong_model, weak_model, pairs_csv, **there)
     finally:
         server.shutdown()
