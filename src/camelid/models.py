@@ -22,6 +22,7 @@ from camelid.errors import UserError
 from camelid.heads import LabelModel, LanguageModel, TokenModel, build_head, load_head, save_head
 from camelid.reading import Reading
 from camelid.recipe import Plan
+from camelid.surgery.attention import take_gradients_in_float32
 from camelid.surgery.depth import is_splittable
 
 # PEFT's own names for an adapter on a causal LM, so that PeftModel.from_pretrained loads what we save
@@ -62,6 +63,7 @@ def make_trainable(model: Any, base: Base, plan: Plan, start: Path | None) -> No
         _add_adapter(model, lora_config(plan, model.trunk, base.spec))
     else:
         model.body.requires_grad_(True)
+    take_gradients_in_float32(model.trunk)
     if start is not None:
         _load_weights(model, start, plan.tuning)
     model.origin = {

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 
 from camelid import bases, runs
@@ -158,7 +159,7 @@ def _prepare(accelerator: Accelerator, model: nn.Module, objective: Objective, p
     if plan.gradient_checkpointing:
         _recompute_activations(model)
     step_module = _Objective(model, objective, bases.resolve_precision(plan.precision))
-    optimizer = torch.optim.AdamW(group_parameters(model, plan), lr=plan.learning_rate)
+    optimizer = torch.optim.AdamW(group_parameters(model, plan), lr=plan.learning_rate, fused=True)
     return accelerator.prepare(step_module, optimizer)
 
 
@@ -222,7 +223,9 @@ class _Objective(nn.Module):
         self.autocast = precision == "bfloat16"
 
     def forward(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
-        with torch.autocast(bases.device().type, dtype=torch.bfloat16, enabled=self.autocast):
+        # autocast casts what an adapter reads; PEFT would first cast it to float32, only for autocast to cast it back
+        casts_once = disable_input_dtype_casting(self.model, active=self.autocast)
+        with torch.autocast(bases.device().type, dtype=torch.bfloat16, enabled=self.autocast), casts_once:
             return self.objective(self.model, batch)
 
 
