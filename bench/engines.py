@@ -230,14 +230,15 @@ def summarise(name: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def write_page() -> None:
     """The newest result of each comparison, as the table in docs/engines.md."""
-    lines = ["| comparison | ours | theirs | ratio (median, range) | pairs | peak MB |", "|---|---|---|---|---|---|"]
-    found = paired.newest()
-    for what, _ in COMPARISONS.values():
-        if what in found:
-            line = found[what]
-            ratio = f"**{line['ratio_median']:.2f}** ({line['ratio_min']:.2f} to {line['ratio_max']:.2f})"
-            peak = " / ".join(f"{value:.0f}" for value in line["peak_mb"])
-            lines.append(f"| {what} | {line['ours']:.1f} | {line['theirs']:.1f} | {ratio} | {line['pairs']} | {peak} |")
+    lines = [
+        "| machine | comparison | ours | theirs | ratio (median, range) | pairs | peak MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in paired.newest([what for what, _ in COMPARISONS.values()]):
+        ratio = f"**{line['ratio_median']:.2f}** ({line['ratio_min']:.2f} to {line['ratio_max']:.2f})"
+        peak = " / ".join(f"{value:.0f}" for value in line["peak_mb"])
+        cells = [line["machine"], line["name"], f"{line['ours']:.1f}", f"{line['theirs']:.1f}", ratio]
+        lines.append(f"| {' | '.join([*cells, str(line['pairs']), peak])} |")
     paired.write_between(PAGE, "speed", "\n".join(lines))
 
 

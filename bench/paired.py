@@ -81,10 +81,13 @@ def median(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], side: int, ke
 
 
 def machine() -> str:
-    """Cores and instructions."""
+    """Cores, instructions, and the number format that is multiplied natively."""
     import torch
 
-    return f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    from camelid import bases
+
+    native = bases.resolve_precision("auto")
+    return f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, {native}"
 
 
 def keep(lines: Sequence[dict[str, Any]]) -> None:
@@ -95,9 +98,12 @@ def keep(lines: Sequence[dict[str, Any]]) -> None:
             print(json.dumps(line))
 
 
-def newest() -> dict[str, dict[str, Any]]:
-    """The newest line of each name in results.jsonl."""
-    return {line["name"]: line for line in map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())}
+def newest(names: Sequence[str]) -> list[dict[str, Any]]:
+    """The newest line of each of the `names` on each machine in results.jsonl, machine by machine."""
+    lines = list(map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines()))
+    found = {(line["machine"], line["name"]): line for line in lines}
+    machines = dict.fromkeys(line["machine"] for line in lines)
+    return [found[machine, name] for machine in machines for name in names if (machine, name) in found]
 
 
 def write_between(page: Path, marker: str, text: str) -> None:
