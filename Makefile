@@ -26,7 +26,7 @@ $(DEV_STAMP): $(STAMP)
 
 setup: $(DEV_STAMP) ## virtual environment with everything, tests' tools included
 
-demo: $(STAMP) ## label supervision on crowd-labelled tweets, compared with simpler ways; about five minutes
+demo: $(STAMP) ## label supervision on crowd-labelled tweets, compared with simpler ways; one to five minutes
 	@rm -rf $(DEMO)
 	$(BIN)/camelid run ls-llama --compare --out $(DEMO)
 	@echo "open $(DEMO)/report.html in a browser"
