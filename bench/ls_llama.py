@@ -10,8 +10,9 @@ round trains with its own seed, the same for everybody; with --test-rows the tra
 clock has stopped. Trainer's contestants:
     trainer-defaults        fp32 as loaded, batch 8, PEFT's default LoRA layers, no length grouping
     trainer-tuned           bfloat16, length grouping, our batch, our LoRA layers, rank and dropout
-    trainer-tuned-fp32      the same in float32: the better choice on a processor without native bfloat16
-    trainer-tuned-fp32-all  the same with LoRA in every layer, as one would without camelid: no work is avoided
+    trainer-tuned-all       the same with LoRA in every layer, as one would without camelid: no work is avoided
+    trainer-tuned-fp32      the same as trainer-tuned in float32: the better choice without native bfloat16
+    trainer-tuned-fp32-all  the same with LoRA in every layer
 
 Utilisation is the matrix products a contestant cannot do without (forward once a token and layer, backward to the
 lowest trained layer, text tokens only, adapters and attention not counted), per second, over what matrix products of a
@@ -206,6 +207,7 @@ CONTESTANTS = {
     "trainer-tuned-fp32": lambda job: train_theirs(job, tuned=True, bfloat16=False),
     "trainer-tuned-fp32-all": lambda job: train_theirs(job, tuned=True, bfloat16=False, all_layers=True),
     "trainer-tuned": lambda job: train_theirs(job, tuned=True, bfloat16=True),
+    "trainer-tuned-all": lambda job: train_theirs(job, tuned=True, bfloat16=True, all_layers=True),
     "predict-ours": predict_ours,
     "pipeline": lambda job: predict_theirs(job, batch_size=1),
     "pipeline-batch-32": lambda job: predict_theirs(job, batch_size=32),
@@ -213,6 +215,12 @@ CONTESTANTS = {
 PAIRS = [
     ("train-ours", "trainer-defaults", "training tokens/s against Trainer + PEFT as they come", False),
     ("train-ours", "trainer-tuned", "training tokens/s against Trainer + PEFT tuned by hand, bfloat16", False),
+    (
+        "train-ours",
+        "trainer-tuned-all",
+        "training tokens/s against Trainer + PEFT tuned by hand, bfloat16, LoRA in all layers",
+        False,
+    ),
     ("train-ours", "trainer-tuned-fp32", "training tokens/s against Trainer + PEFT tuned by hand, float32", True),
     (
         "train-ours",
