@@ -18,7 +18,7 @@ import transformers
 
 from camelid import bases, chat, cli, engines, methods, models
 from camelid.annotation import count_outcomes
-from camelid.engines import Question, Request, Scored
+from camelid.engines import Completion, Question, Request, Sampling, Scored
 from camelid.engines.cache import Cache, cache_path
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
@@ -110,6 +110,20 @@ def row_of(question: str, chosen: str, rejected: str, row_id: str = "0") -> Pref
     return Preference(row_id, f"line {row_id}", chat.converse(question), chosen, rejected)
 
 
+class InMemory:
+    """A run that keeps its scores and writes nothing."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def rows(self, name: str, make: Callable[[], Any]) -> list[Any]:
+        return list(make())
+
+    def scores(self, name: str, make: Callable[[], Any]) -> Any:
+        self.kept[name] = make()
+        return self.kept[name]
+
+
 ROWS = [
     row_of("How are you?", "Quite well, thank you.", "No.", "0"),
     row_of("And the weather today, over there by the sea?", "Wet.", "I do not know at all, sorry.", "1"),
@@ -178,6 +192,15 @@ def test_impossible_tokens_are_clipped_and_counted() -> None:
     assert cdr.reward(kept, failed) == failed == cdr.reward(failed, kept)
 
 
+def test_every_rule_by_hand() -> None:
+    """Three tokens of the strong model and two of the weak one, for an answer of four characters."""
+    found = {name: rule([-1.0, -0.5, -0.2], [-1.5, -0.4], "four") for name, rule in cdr.RULES.items()}
+    assert found == pytest.approx({
+        cdr.RATIO: 0.2, cdr.NORMALISED: 0.2 / 3, cdr.REVERSED: -0.2,
+        cdr.SUMMED: -1.7, cdr.MEAN: -1.7 / 3, cdr.LONGER: 4,
+    })  # fmt: skip
+
+
 # Check 3
 
 
@@ -224,6 +247,14 @@ def test_training_tells_the_answer_and_its_end_each_at_the_token_before(strong_m
     assert tokens.words is not None
     assert [*tokens.ids[1:], tokens.labels[-1]][tokens.words[0] :] == tokens.labels
     assert tokenizer.decode(tokens.ids[: tokens.words[0] + 1]).endswith("#assistant\n")
+
+
+def test_the_end_of_turn_is_trained_on_too(tmp_path: Path, strong_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, taught = transformers.AutoTokenizer.from_pretrained(strong_model), []
+    monkeypatch.setattr(cdr.labelling, "over_epochs", lambda tokens, *_: taught.extend(tokens))
+    monkeypatch.setattr(cdr, "train", lambda *_, **__: None)
+    cdr.fit(None, tokenizer, [(ROWS[0].prompt, "Quite well.")], Plan(), tmp_path)
+    assert tokenizer.decode(taught[0].labels) == "Quite well.<|end|>"
 
 
 # Check 4
@@ -278,6 +309,19 @@ def test_check_5_it_is_the_implicit_reward_of_dpo(tmp_path: Path, strong_model: 
             assert abs(value) > 1e-3
 
 
+def test_the_weak_side_of_an_adapter_has_its_revision(tmp_path: Path) -> None:
+    (tmp_path / "handle.json").write_text('{"base": "some/base", "revision": "v2"}')
+    recipe = cdr.Recipe(strong=cdr.Side(adapted=str(tmp_path)))
+    assert cdr.sides_of(recipe)[1] == cdr.Side(base="some/base", revision="v2")
+
+
+def test_a_pair_is_made_only_where_neither_model_is_named() -> None:
+    named = cdr.Side(base="some/base")
+    assert cdr.is_made(cdr.Recipe())
+    assert not cdr.is_made(cdr.Recipe(weak=named))
+    assert not cdr.is_made(cdr.Recipe(strong=named))
+
+
 # Check 6
 
 
@@ -317,6 +361,17 @@ def test_check_6_both_models_get_the_same_customised_text(
     assert contexts["other text to one"] == 12
 
 
+def test_a_named_pair_is_strong_minus_weak_over_the_answer_and_its_end(
+    tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
+) -> None:
+    run_pair(tmp_path / "r", strong_model, weak_model, pairs_csv, engine__precision="float32")
+    rows: Any = list(iterate_rows(tmp_path / "r" / "test.jsonl"))
+    found: Any = iterate_rows(tmp_path / "r" / "rewards" / "test.jsonl")
+    wanted = rewards_of(engine_of(strong_model), engine_of(weak_model), rows)
+    for one, values in zip(found, wanted, strict=True):
+        assert one.value[cdr.RATIO] == pytest.approx(values, abs=1e-3)
+
+
 BLOCKS = ((cdr.LIGHTS,), (cdr.FLAT,), (cdr.PENS, cdr.TWICE))
 
 
@@ -344,6 +399,17 @@ def test_the_exemplars_are_drawn_once_a_prompt_with_the_seed() -> None:
     assert "def has_duplicates" in cdr.show_block(BLOCKS[2])[2]
 
 
+def test_contexts_draw_by_row_and_seed() -> None:
+    def texts(seed: int) -> list[str]:
+        recipe = cdr.Recipe.model_validate({"domain": "REASONING", "plan": {"seed": seed}})
+        rows = [replace(ROWS[0], id=str(number)) for number in range(20)]
+        run: Any = InMemory()
+        return [row.prompt[-1].content for row in cdr.lay_contexts(recipe, run, "test", rows)[0]]
+
+    assert len(set(texts(0))) == len(cdr.DOMAINS["REASONING"].exemplars)
+    assert texts(0) == texts(0) != texts(1)
+
+
 def test_built_in_domains_are_complete() -> None:
     assert list(cdr.domains_of(cdr.Recipe())) == ["SAFETY", "REASONING", "CHAT"]
     for domain in cdr.DOMAINS.values():
@@ -364,6 +430,15 @@ def test_the_router_is_read_between_marks_and_all_else_is_chat() -> None:
     assert all(name in asked.prompt[-1].content for name in cdr.domains_of(cdr.Recipe()))
 
 
+def test_the_router_is_asked_about_the_last_question() -> None:
+    router = ScriptedEngine(["<START>CHAT<END>"])
+    row = replace(ROWS[0], prompt=chat.converse("Is it safe?", "Yes.", "What is 2 + 2?"))
+    cdr.classify(cdr.Recipe(), router, [row])
+    asked: Any = router.asked[0]
+    assert "What is 2 + 2?" in asked.prompt[-1].content
+    assert "Is it safe?" not in asked.prompt[-1].content
+
+
 def test_routed_questions_get_the_context_of_their_domain(
     tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,7 +452,8 @@ def test_routed_questions_get_the_context_of_their_domain(
         lambda *given, **named: ScriptedEngine(reply) if named else open_side(*given),
     )
     domains = {"SUMS": {"definition": "sums", "criteria": "Be right."}}
-    scores = run_pair(tmp_path / "r", strong_model, weak_model, pairs_csv, route=True, domains=domains)
+    own: Any = {"domain": "SUMS", "domains": domains}  # that domain is only for questions that are not routed
+    scores = run_pair(tmp_path / "r", strong_model, weak_model, pairs_csv, route=True, **own)
     assert scores["contexts"]["domains"] == {"CHAT": 11, "SUMS": 1}
     assert scores["contexts"]["router"] == {"malformed": 11, "value": 1}
     assert scores["contexts"]["customised"] == 1
@@ -443,6 +519,72 @@ def test_ties_go_to_the_first_shown_so_the_reversed_pair_is_the_rest() -> None:
     assert shown == {"first", "second"}, "the better answer is not always shown first"
 
 
+def test_the_order_in_which_a_pair_is_shown_is_drawn_with_the_seed() -> None:
+    judged = Judged("0", "", "value", {"logprobs": [[-1.0], [-2.0]]}, "")
+    rows = [row_of("q", "a", "b", str(n)) for n in range(20)]
+    orders = [[cdr.prefer(cdr.RULES[cdr.RATIO], seed, row, judged, judged).gold for row in rows] for seed in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+def accuracy_of(monkeypatch: pytest.MonkeyPatch, sides: dict[str, Any], **values: Any) -> dict[str, Any]:
+    """The scores of pairs of which each side gives these log-probabilities; None is a pair that it cannot read."""
+    rows = [row_of(f"{n}?", "yes", "no", str(n)) for n in range(len(sides["weak"]))]
+
+    def judge(recipe: Any, run: Any, name: str, *rest: Any) -> list[Judged]:
+        (side,) = (side for side in sides if name == f"test-{side.replace(' ', '-')}")
+        return [
+            Judged(row.id, "", "value", {"logprobs": found, "clipped": 0}, "")
+            if found
+            else Judged(row.id, "", "failed", None, "context overflow")
+            for row, found in zip(rows, sides[side], strict=True)
+        ]
+
+    monkeypatch.setattr(cdr, "measure", judge)
+    run: Any = InMemory()
+    openers: Any = dict.fromkeys(sides)  # nothing opens an engine
+    cdr.measure_accuracy(cdr.Recipe.model_validate(values), run, rows, openers)
+    return run.kept
+
+
+@pytest.mark.parametrize(("normalised", "right"), [(False, 0), (True, 1)])
+def test_the_gap_is_that_of_each_step_by_the_reward_of_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, normalised: bool, right: int
+) -> None:
+    """The better answer has three tokens at -1 and the other one at -2: it wins by token and loses by the sum. The
+    untrained model has -4 instead of -1, and is wrong both ways."""
+    sides = {"weak": [0.0, 0.0], "strong": [-1.0, -2.0], "after 0 steps": [-4.0, -2.0], "after 1 steps": [-1.0, -2.0]}
+    pairs = {side: [[[good] * 3, [bad]]] * 4 for side, (good, bad) in sides.items()}
+    scores = accuracy_of(monkeypatch, pairs, normalised=normalised)
+    assert scores["held_out"]["ours"] == (cdr.NORMALISED if normalised else cdr.RATIO)
+    found = {name: system["accuracy"]["value"] for name, system in scores["gap"]["systems"].items()}
+    assert found == {"after 0 steps": 0, "after 1 steps": right, cdr.LAST: right}
+
+
+def test_a_pair_that_one_model_cannot_read_is_left_out_of_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [[-1.0], [-2.0]]
+    scores = accuracy_of(monkeypatch, {"weak": [good, None, good], "strong": [good] * 3})
+    assert scores["counts"]["pairs"] == scores["held_out"]["rows"] == 2
+    assert scores["counts"]["failed"] == {"context overflow": 1}
+
+
+def test_clipped_tokens_and_ties_are_counted() -> None:
+    rows = [row_of("q", "good", answer, str(n)) for n, answer in enumerate(("evil", "bad", "worse"))]
+    rewards = [Judged("", "", "value", {cdr.RATIO: pair}, "") for pair in ([1.0, 1.0], [2.0, 1.0], [1.0, 2.0])]
+    found = {"strong": [Judged("", "", "value", {"clipped": count}, "") for count in (2, 0, 3)]}
+    counts = cdr.count_pairs(rows, rewards, found)
+    assert counts["clipped tokens"] == {"strong": 5}
+    assert counts["ties"] == {cdr.RATIO: 1, cdr.LONGER: 1}
+
+
+def test_only_length_is_called_cheap() -> None:
+    rows = [row_of("q", "a", "b", str(n)) for n in range(20)]
+    sides = [Judged("", "", "value", {"logprobs": [[value], [0.0]]}, "") for value in (-1.0, 0.0)]
+    wrong, right = ([cdr.prefer(cdr.RULES[name], 0, row, *sides) for row in rows] for name in (cdr.RATIO, cdr.REVERSED))
+    advice = "You need no fine-tuned LLM"
+    assert advice in cdr.compare({cdr.RATIO: wrong, cdr.LONGER: right}, cdr.RATIO)["verdict"]
+    assert advice not in cdr.compare({cdr.RATIO: wrong, cdr.SUMMED: right}, cdr.RATIO)["verdict"]
+
+
 def test_the_correlation_of_reward_and_length() -> None:
     """r = 2 n exactly, so r and n correlate with 1; r / n = 2 everywhere, which correlates with nothing."""
     tokens = [(1, 4), (2, 3), (7, 5), (6, 8)]
@@ -452,6 +594,43 @@ def test_the_correlation_of_reward_and_length() -> None:
     assert first["value"] == pytest.approx(1.0)
     assert first["low"] == pytest.approx(1.0)
     assert second["value"] == 0
+
+
+# Rows
+
+
+def made_from(source: Path, strong: Path, **values: Any) -> Any:
+    """The pairs of a run that makes its two models."""
+    overrides = columns(source) | {"model.base": str(strong)}
+    overrides |= {name.replace("__", "."): value for name, value in values.items()}
+    return cdr.read_pairs(methods.resolve("cdr", overrides))
+
+
+def test_pairs_are_drawn_with_the_seed_and_keep_their_order(strong_model: Path, pairs_csv: Path) -> None:
+    drawn = [[row.id for row in made_from(pairs_csv, strong_model, plan__seed=seed).test] for seed in range(5)]
+    assert all(ids == sorted(ids, key=int) for ids in drawn)
+    assert len({tuple(ids) for ids in drawn}) > 1
+
+
+def test_a_question_with_several_pairs_is_never_trained_on_and_scored(tmp_path: Path, strong_model: Path) -> None:
+    rows = [{"question": f"{n % 4}?", "better": f"yes {n}", "worse": f"no {n}"} for n in range(12)]
+    found = made_from(write_csv(tmp_path / "again.csv", rows), strong_model, data__test_rows=2)
+    assert found.train
+    assert not {row.prompt for row in found.train} & {row.prompt for row in found.test}
+
+
+def test_pairs_of_a_test_file_are_all_scored(tmp_path: Path, strong_model: Path, pairs_csv: Path) -> None:
+    rows = [{"question": f"Other {n}?", "better": "yes", "worse": "no"} for n in range(20)]
+    found = made_from(pairs_csv, strong_model, data__test=str(write_csv(tmp_path / "held-out.csv", rows)))
+    assert (len(found.train), len(found.test)) == (12, 20)
+
+
+def test_prompts_are_drawn_and_empty_ones_can_be_left_out(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "prompts.csv", [{"prompt": text} for text in ("one?", "", "two?", "three?")])
+    values = {"prompts": str(source), "missing": "drop", "prompt_rows": 2}
+    found = cdr.read_prompts(cdr.Recipe.model_validate({"data": values}))
+    assert len(found.test) == 2
+    assert found.dropped == {"prompts: no text in column 'prompt'": 1}, "not under the name that pairs left out have"
 
 
 # Runs
@@ -605,6 +784,39 @@ def build(folder: Path, strong: Path, weak: Path, prompts: Path, **values: Any) 
     return list(iterate_rows(folder / "pairs.jsonl")), json.loads((folder / "scores.json").read_text())
 
 
+def test_the_policy_samples_as_the_recipe_says(strong_model: Path) -> None:
+    values = {"candidates": 3, "temperature": 0.7, "top_p": 0.6, "max_new_tokens": 9, "plan": {"seed": 5}}
+    policy, base = scripted("policy"), bases.open_base(str(strong_model))
+    cdr.draw_candidates(cdr.Recipe.model_validate(values), policy, (base, base), ROWS[:1])
+    assert policy.asked == [Request(ROWS[0].prompt, Sampling(9, 0.7, 0.6), 5, number) for number in range(3)]
+
+
+def test_what_is_no_candidate(strong_model: Path) -> None:
+    base = bases.open_base(str(strong_model))
+    replies = [
+        Completion("Yes", "end"),
+        Completion(" \n", "end"),
+        Completion("Yes, it", "length"),
+        Completion("Yes", "failed", problem="timeout"),
+    ]
+    faults = [cdr.fault_of(reply, (base, base)) for reply in replies]
+    assert faults == ["", "empty", "cut off at max_new_tokens", "timeout"]
+
+
+def test_pairs_are_chosen_by_the_reward_of_the_recipe_and_drawn_with_the_seed() -> None:
+    judged = [
+        Judged(str(n), "", "value", {cdr.RATIO: [3.0, 1.0, 1.0], cdr.NORMALISED: [1.0, 3.0, 1.0]}, "")
+        for n in range(20)
+    ]
+
+    def chosen(**values: Any) -> list[Any]:
+        return [cdr.choose_pair(cdr.Recipe.model_validate(values), "abc", one) for one in judged]
+
+    assert {best for best, _ in chosen()} == {0}
+    assert {best for best, _ in chosen(normalised=True)} == {1}
+    assert chosen() != chosen(plan={"seed": 1})
+
+
 @pytest.fixture
 def prompts_csv(tmp_path: Path) -> Path:
     return write_csv(tmp_path / "prompts.csv", [{"question": f"Is {n} a number?"} for n in range(20)])
@@ -641,6 +853,15 @@ def test_answers_that_are_no_candidates_are_counted(
     assert reasons["no answer left: cut off at max_new_tokens"] == 20
 
 
+def test_questions_whose_answers_are_all_the_same_are_counted(
+    tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cdr, "open_side", lambda *_, **__: ScriptedEngine(lambda asked: "Yes."))
+    pairs, scores = build(tmp_path / "r", strong_model, weak_model, prompts_csv)
+    assert pairs == []
+    assert scores["pairs"]["left out"] == {"fewer than two different answers": 20}
+
+
 # What is refused
 
 
@@ -667,6 +888,14 @@ def test_every_problem_is_found_at_once(tmp_path: Path, strong_model: Path, pair
         assert any(part in what for what in found), (part, found)
 
 
+def test_domains_that_differ_only_in_case_are_refused(strong_model: Path, weak_model: Path, pairs_csv: Path) -> None:
+    rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
+    pair = {"strong__base": str(strong_model), "weak__base": str(weak_model)}
+    domains = {name: {"definition": "laws"} for name in ("LAW", "Law")}
+    (what,) = problems(**rows, **pair, domains=domains)
+    assert what == "domains cannot be told apart: LAW, Law, CHAT"
+
+
 def test_what_a_pair_made_here_needs(strong_model: Path, pairs_csv: Path) -> None:
     base = {"model__base": str(strong_model)}
     rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
@@ -690,6 +919,13 @@ def test_what_an_endpoint_needs(strong_model: Path, weak_model: Path, pairs_csv:
     ]
     both = {"strong__base": str(strong_model), "weak__base": str(weak_model), "engine__kind": "remote"}
     assert problems(**rows, **both) == ["engine.kind is remote, and the two models need addresses"]
+
+
+def test_the_text_for_an_endpoint_lacks_the_first_token(strong_model: Path) -> None:
+    """The endpoint adds it by itself."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
+    tokenizer.bos_token, tokenizer.chat_template = "<|end|>", "{{ bos_token }}" + TEMPLATE
+    assert cdr.lay_out(tokenizer, chat.converse("Hello")) == "#user\nHello<|end|>\n#assistant\n"
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -757,6 +993,12 @@ def test_two_tokenizers_that_read_a_text_differently_are_refused(
     assert not cdr.reads_alike(pair, "fine", "Not fine")
     assert cdr.reads_alike((pair[0], pair[0]), "Not fine")
 
+    cdr.check_reading(pair, [row_of("small?", "yes", "no")])
+    for texts in (("Big?", "yes", "no"), ("small?", "Yes", "no"), ("small?", "yes", "No")):
+        with pytest.raises(UserError, match="in 1 pairs: line 0"):
+            cdr.check_reading(pair, [row_of(*texts)])
+    assert cdr.fault_of(Completion("Not fine", "end"), pair) == "not decoded alike by strong and weak"
+
 
 def test_a_special_token_in_an_answer_is_seen(tmp_path: Path, strong_model: Path) -> None:
     """What one tokenizer takes for the end of a turn is plain text to the other."""
@@ -782,6 +1024,17 @@ def test_check_tells_pair_rows_tokens_and_time(strong_model: Path, named_sets: P
         tell_answer(tokenizer, row.prompt, text, ended=True) for row in pairs.train for text in cdr.answers_of(row)
     ]
     assert told["tokens"].startswith(f"training {sum(len(one.ids) + 1 for one in sizes):,}, ")
+
+
+def test_tokens_are_told_for_all_epochs_and_steps_of_the_gap(strong_model: Path, named_sets: Path) -> None:
+    def tokens(**values: Any) -> list[int]:
+        overrides = TINY | {"model.base": str(strong_model)} | values
+        told = dict(cdr.check(methods.resolve("cdr", overrides)))["tokens"].replace(",", "")
+        return [int(word) for word in told.split() if word.isdigit()]
+
+    (training, scoring), (twice, plain) = (tokens(**values) for values in ({}, {"plan.epochs": 2, "gap_steps": []}))
+    assert twice == 2 * training
+    assert scoring == plain * (2 + 2) / 2, "weak, strong, and the strong one after two of its steps"
 
 
 def test_options_of_the_command_line(strong_model: Path, weak_model: Path, pairs_csv: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -191,6 +192,24 @@ def test_check_1_fifteen_narrators(seed: int) -> None:
     assert abs(len(found.train) - 223) < 40
 
 
+def test_every_fold_has_every_label() -> None:
+    rows = [note(n, f"row {n}", str(n % 5)) for n in range(50)]
+    folds = method.deal_folds(rows, "topic", "rows", 0)
+    assert Counter((row.labels["topic"], folds[row.id]) for row in rows) == {
+        (str(label), fold): 2 for label in range(5) for fold in range(5)
+    }
+    assert folds != method.deal_folds(rows, "topic", "rows", 1)
+
+
+def test_a_group_goes_to_memory_where_that_comes_nearer_to_the_share() -> None:
+    """4 of 10 rows are asked for, and each of the two groups has 5: one of them is nearer to that than none."""
+    rows = [note(n, f"row {n}", group="Ann" if n < 5 else "Bob") for n in range(10)]
+    memory, test = method.split_gold(rows, "topic", 0.4, "groups", 0)
+    assert (len(memory), len(test)) == (5, 5)
+    drawn = [method.split_gold(rows, "topic", 0.4, "groups", seed)[0][0].group for seed in range(20)]
+    assert set(drawn) == {"Ann", "Bob"}, "drawn with the seed"
+
+
 def test_rows_are_split_by_label_and_any_number_of_them_has_the_shares() -> None:
     """The counts of the paper's rows: 558 of them, 40 % are 223, and 335 are left."""
     counts = {"2": 253, "1": 111, "3": 72, "4": 61, "5": 31, "0": 30}
@@ -228,6 +247,13 @@ def test_few_shot_takes_as_many_as_fit() -> None:
     assert counted[2] == 20
 
 
+def test_few_shots_have_the_labels_in_their_shares_and_are_drawn_with_the_seed() -> None:
+    pool = [note(n, f"{n:02} has ten characters", "0" if n < 15 else "1") for n in range(20)]
+    first, other = (shown("few-shot", pool, example_tokens=60, plan__seed=seed) for seed in (0, 1))
+    assert Counter(int(one) < 15 for one in first) == {True: 4, False: 1}
+    assert first != other
+
+
 def test_few_shot_keeps_room_in_the_context(long_model: Path) -> None:
     """frame + examples + 512 tokens for the sentence stay within the model's 8192."""
     pool = [note(n, "a long answer about the shop " * 8, str(n % 2)) for n in range(200)]
@@ -239,6 +265,21 @@ def test_few_shot_keeps_room_in_the_context(long_model: Path) -> None:
     tokens = method.meters_of(recipe)[""].count(str(prompt))
     assert 0 < len(found) < 200
     assert 8192 - 512 - 300 < tokens < 8192 - 400
+
+
+def test_few_shot_keeps_room_for_a_written_reply(long_model: Path) -> None:
+    pool = [note(n, "a long answer about the shop " * 8, str(n % 2)) for n in range(200)]
+
+    def tokens(reply: int) -> int:
+        recipe = values(
+            model__base=str(long_model), example_tokens=100_000, chat=False, labels=["topic"],
+            answers="generate", reply_tokens=reply,
+        )  # fmt: skip
+        found = method.few_shots(study(pool, recipe), Configuration("topic", "concise", "few-shot"), pool)
+        shown = "".join(f"{method.quote(pool[n].text)}\ntopic: x\n\n" for n in found)
+        return method.meters_of(recipe)[""].count(shown)
+
+    assert tokens(1) - tokens(2001) == pytest.approx(2000, abs=300)
 
 
 # 2. Metrics
@@ -298,6 +339,14 @@ def test_a_malformed_reply_is_asked_once_more_in_the_words_of_the_rule() -> None
     assert (judged.value, judged.outcome, judged.repairs, judged.reply) == ("4", "value", 1, "4")
     assert content(asked[1].prompt) == "Answer with the number only."
     assert asked[0].sampling.temperature == 0
+
+
+def test_a_reply_is_no_longer_than_asked_for() -> None:
+    engine = ScriptedEngine(["2"])
+    some = study([], remote(labels=["topic"], reply_tokens=7), engine)
+    method.annotator(some, Configuration("topic", "concise", "zero-shot"), [])([note(0, "some text")])
+    [asked] = engine.asked
+    assert asked.sampling.max_tokens == 7  # type: ignore[union-attr]
 
 
 # 4. Prompts
@@ -499,6 +548,89 @@ def test_models_are_compared_and_vote(gold_jsonl: Path, tmp_path: Path, monkeypa
     assert {"value", "low", "high"} == set(agreement["krippendorff_alpha"])
 
 
+def test_the_highest_value_is_selected_whatever_its_interval() -> None:
+    """The second design has the higher weighted F1, the first one the higher lower end."""
+    rows = [note(n, f"row {n}", "012"[n % 3]) for n in range(12)]
+    designs: Any = (("foundational", "222002011012"), ("concise", "010012011011"))
+    tried = {
+        Configuration("topic", design, "zero-shot"): [
+            Judged(str(n), "", "value", label, "") for n, label in enumerate(said)
+        ]
+        for design, said in designs
+    }
+    scores: dict[str, Any] = {}
+
+    class Keeps:
+        def scores(self, name: str, make: Callable[[], Any]) -> Any:
+            return scores.setdefault(name, make())
+
+    some = study(rows, remote(labels=["topic"]))
+    [best] = method.choose_finalists(some, Keeps(), "topic", tried)  # type: ignore[arg-type]
+    found = scores["topic selection"]["configurations"]
+    first, second = (found[one.name]["weighted_f1"] for one in tried)
+    assert first["value"] < second["value"]
+    assert first["low"] > second["low"]
+    assert best.design == "concise"
+
+
+def test_a_model_that_is_never_read_is_wrong_everywhere(
+    gold_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, lambda request: "no idea")
+    changes = {"designs": ["concise"], "strategies": ["zero-shot", "retrieved"]}
+    folder = methods.run("oral-history", options(gold_jsonl, **changes), out=tmp_path / "run")
+    scores = json.loads((folder / "scores.json").read_text())
+    tried = scores["topic selection"]["configurations"]["topic by concise zero-shot"]
+    assert tried["weighted_f1"]["value"] == 0.0
+    assert tried["outcomes"] == {"malformed": 6}
+    assert scores["topic"]["classes"] == [*TOPICS, UNCLASSIFIED]
+    assert scores["topic"]["systems"]["topic by concise zero-shot"]["accuracy"]["value"] == 0.0
+    assert scores["topic"]["best_baseline"] in ("topic by majority", "topic by nearest rows")
+    assert "The cheaper one will do" in scores["topic"]["verdict"]
+    assert "topic by vote" not in scores["topic"]["systems"], "two systems cannot outvote each other"
+
+
+def test_models_agree_as_their_best_configurations() -> None:
+    """Of a model that answered in two ways the first one counts, which is the better."""
+    ways: Any = (("zero-shot", "a"), ("zero-shot", "b"), ("retrieved", "a"))
+    answered = {
+        Configuration("topic", "concise", strategy, model): [Judged(str(n), "", "value", label, "") for n in range(3)]
+        for (strategy, model), label in zip(ways, "121")
+    }
+    found = method.agree(study([]), "topic", answered)
+    assert list(found["annotators"]) == ["topic by concise zero-shot of a", "topic by concise zero-shot of b"]
+
+
+def test_what_is_simpler_learns_from_memory_rows_only() -> None:
+    """The same words have label 1 or 2 in memory and 5 among the test rows."""
+    words = [f"the guards at gate {n}" for n in range(6)]
+    memory = [note(n, text, "1" if n < 4 else "2") for n, text in enumerate(words)]
+    test = [note(10 + n, text, "5") for n, text in enumerate(words)]
+    recipe = remote(labels=["topic"])
+    some = Study(recipe, method.codebook_of(recipe), memory, test, lambda model: ScriptedEngine([]))
+    systems = {name: make() for name, make in method.baselines_of(some, "topic").items()}
+    assert len(systems) == 3
+    for name, rows in systems.items():
+        assert {row.predicted for row in rows} <= {"1", "2"}, name
+
+
+def test_the_label_head_is_trained_on_memory_rows(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[Any] = []
+    monkeypatch.setattr(method.labelling, "fit", lambda module, tokenizer, rows, *rest: taught.extend(rows))
+
+    class Trains:
+        def model(self, name: str, build: Any, fit: Callable[[Any, Path], None]) -> Path:
+            fit(None, tmp_path)
+            return tmp_path
+
+    recipe, rows = values(labels=["topic"], model__base=str(tiny_model)), gold()
+    some = Study(recipe, method.codebook_of(recipe), rows[:7], rows[7:], lambda model: ScriptedEngine([]))
+    method.supervise(some, Trains(), "topic")  # type: ignore[arg-type]
+    assert [row.text for row in taught] == [row.text for row in rows[:7]]
+
+
 def archive_rows(count: int = 10) -> list[dict[str, str]]:
     """So many, of which every third is of another kind; a short row is the sixth of the file, an empty one its last."""
     texts = [f"sentence number {n} about the camp" if n % 3 else f"I was born in {1900 + n}, {n}" for n in range(count)]
@@ -568,6 +700,39 @@ def whole_run(gold_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     return [json.loads(line) for line in (folder / "archive" / "topic.jsonl").read_text().splitlines()]
 
 
+def test_the_archive_sees_memory_rows_and_its_tally_is_that_of_its_rows(
+    gold_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examples and second opinions come from memory, and test rows stay unseen to the end."""
+    texts = ["I joined the army in the south", "one more sentence about the stove", "nothing to be read here"]
+    archive = write_jsonl(tmp_path / "archive.jsonl", [{"text": text, "narrator": "Someone"} for text in texts])
+    engine = scripted(monkeypatch, lambda request: "3" if 'army in the south"' in content(request.prompt) else "2")
+    changes = {"designs": ["concise"], "strategies": ["retrieved"], "archive": str(archive)}
+    folder = methods.run("oral-history", options(gold_jsonl, **changes), out=tmp_path / "run")
+    memory: Any = list(iterate_rows(folder / "memory.jsonl"))
+    of_archive = [
+        content(asked.prompt)
+        for asked in engine.asked
+        if content(asked.prompt).endswith(tuple(f'{text}"' for text in texts))
+    ]
+    assert len(of_archive) == 3
+    for prompt in of_archive:
+        *examples, _ = [line[13:-1] for line in prompt.split("\n") if line.startswith('Transcript: "')]
+        assert examples
+        assert set(examples) <= {row.text for row in memory}
+
+    lines = [json.loads(line) for line in (folder / "archive" / "topic.jsonl").read_text().splitlines()]
+    rows = [note(n, line["text"]) for n, line in enumerate(lines)]
+    seconds = method.predict_nearest(method.labelled(memory, "topic"), method.labelled(rows, "topic"))
+    assert [line["second"] for line in lines] == [row.predicted for row in seconds]
+    entry = json.loads((folder / "scores.json").read_text())["topic archive"]
+    assert entry["outcomes"] == {"value": 3}
+    agreed = sum(line["label"] == line["second"] for line in lines) / 3
+    assert entry["as the second opinion"] == agreed
+    frame = codebooks.write_frame(method.codebook_of(remote(labels=["topic"])), "topic", "concise")
+    assert entry["prompt_sha256"] == hashlib.sha256(frame.encode()).hexdigest()
+
+
 def test_check_6_failed_requests_are_asked_again(
     gold_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -591,6 +756,14 @@ def test_check_6_failed_requests_are_asked_again(
     lines = [json.loads(line) for line in (folder / "archive" / "topic.jsonl").read_text().splitlines()]
     assert len(failed) == 6
     assert [line["outcome"] for line in lines] == ["value"] * 10
+
+
+def test_an_archive_row_of_just_enough_words_is_kept(tmp_path: Path) -> None:
+    archive = write_csv(tmp_path / "archive.csv", [{"text": "one two three four"}, {"text": "one two three"}])
+    dropped: Counter[str] = Counter()
+    found = list(method.read_archive(remote(labels=["topic"], archive=str(archive)), dropped))
+    assert [row.text for row in found] == ["one two three four"]
+    assert dropped == {"archive: fewer than 4 words": 1}
 
 
 def test_what_to_review_first(tmp_path: Path) -> None:
@@ -728,6 +901,36 @@ def test_an_archive_without_the_column_or_without_rows(tmp_path: Path, gold_json
     assert "has no row to label" in found[0][0]
 
 
+def test_an_archive_without_the_column_of_groups(tmp_path: Path, gold_jsonl: Path) -> None:
+    archive = write_csv(tmp_path / "archive.csv", [{"text": "a sentence of five words"}])
+    found = problems(data__train=str(gold_jsonl), labels=["topic"], group="narrator", archive=str(archive))
+    assert "has no column 'narrator'" in found[0][0]
+
+
+def test_a_compared_model_has_no_revision_of_the_recipes_own() -> None:
+    recipe = values(model__base="own", model__revision="v2", models=["other"])
+    assert method.model_of(recipe, "other").revision is None
+    assert method.model_of(recipe, "").revision == "v2"
+
+
+def test_memory_with_a_single_label_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "gold.jsonl", [row | {"topic": "2"} for row in own_rows("oral-history")])
+    [(what, _)] = problems(data__train=str(path), labels=["topic"])
+    assert what == "all memory rows have one label of the kind 'topic'"
+
+
+def test_texts_on_both_sides_are_told_and_rows_left_out_are_counted_by_side(tmp_path: Path) -> None:
+    rows = own_rows("oral-history")
+    memory = write_jsonl(tmp_path / "memory.jsonl", [*rows[:6], rows[6] | {"text": ""}])
+    again = rows[0] | {"text": rows[0]["text"].upper()}
+    test = write_jsonl(tmp_path / "test.jsonl", [again, *rows[7:], *(rows[6] | {"text": ""} for _ in range(2))])
+    recipe = remote(data__train=str(memory), data__test=str(test), data__missing="drop", labels=["topic"])
+    found = method.read_gold(recipe)
+    assert found.dropped == {"memory: no text in column 'text'": 1, "test: no text in column 'text'": 2}
+    [warning] = found.warnings
+    assert warning.startswith("1 texts stand in memory and in test")
+
+
 def test_a_model_without_a_chat_template(tiny_model: Path, gold_jsonl: Path) -> None:
     recipe = values(model__base=str(tiny_model), data__train=str(gold_jsonl), labels=["topic"])
     with pytest.raises(UserError, match="has no chat template") as raised:
@@ -761,6 +964,22 @@ def test_calls_tokens_and_cost_are_told(gold_jsonl: Path) -> None:
     total = 5 * sum(each) + 7 * (max(each[0], each[2]) + max(each[1], each[3]))
     assert int(ungroup(text["in all"]).split(", ")[1].split()[0]) == total
     assert text["cost"].startswith(f"at most {(total * 1000 + 34 * 10 * 2000) / 1e6:,.2f}")
+
+
+def test_no_more_examples_are_told_than_there_are_memory_rows(gold_jsonl: Path) -> None:
+    recipe = remote(
+        data__train=str(gold_jsonl), labels=["topic"], strategies=["retrieved"], designs=["concise"], examples=9
+    )
+    assert dict(method.check(recipe))["topic"].endswith("5 examples each")
+
+
+def test_the_archive_is_asked_once_for_each_kind(tmp_path: Path, gold_jsonl: Path) -> None:
+    """5 memory rows, 7 test rows and 2 rows of the archive, each for a topic and for a sentiment: 28 calls."""
+    archive = write_csv(tmp_path / "archive.csv", [{"text": "a sentence of five words"}] * 2)
+    recipe = remote(data__train=str(gold_jsonl), designs=["concise"], strategies=["zero-shot"], archive=str(archive))
+    told = dict(method.check(recipe))
+    assert told["archive"] == "2 rows"
+    assert told["in all"].startswith("at most 28 calls, ")
 
 
 def ungroup(text: str) -> str:

@@ -272,7 +272,8 @@ def spread(rows: Sequence[Annotated], kind: str, seed: int) -> list[int]:
 def deal_folds(rows: Sequence[Annotated], kind: str, by: str, seed: int) -> dict[str, int]:
     """The fold of each row by its id: stratified, or of whole groups."""
     if by == "rows":
-        return {rows[number].id: place % FOLDS for place, number in enumerate(spread(rows, kind, seed))}
+        order = sorted(spread(rows, kind, seed), key=lambda number: rows[number].labels[kind])  # label by label
+        return {rows[number].id: place % FOLDS for place, number in enumerate(order)}
     names = sorted({row.group for row in rows})
     return {row.id: names.index(row.group) % FOLDS for row in rows}
 

@@ -216,8 +216,9 @@ def read_prompts(recipe: Recipe) -> Splits:
         return text if isinstance(text, Problem) else Preference(row_id, origin, (Message("user", text),), "", "")
 
     shape = Shape(Preference, convert, (values.prompt,), "--set data.prompt")
-    rows = _read(recipe, values.prompts, shape, dropped)
-    return Splits([], [], _draw(rows, values.prompt_rows, random.Random(f"{recipe.plan.seed} prompts")), dict(dropped))
+    draws = random.Random(f"{recipe.plan.seed} prompts")
+    rows = _draw(_read(recipe, values.prompts, shape, dropped), values.prompt_rows, draws)
+    return Splits([], [], rows, {f"prompts: {why}": count for why, count in dropped.items()})
 
 
 def _read(recipe: Recipe, source: str | None, shape: Shape, dropped: Counter[str]) -> list[Preference]:
@@ -705,7 +706,9 @@ def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> li
         raise UserError(f"gap_steps = {wrong[0]} is no step before the last of {steps}", f"Choose 0 to {steps - 1}.")
     domain, draw = domains_of(recipe)[recipe.domain], random.Random(recipe.plan.seed)
     contexts = [replace(row, prompt=customise(row.prompt, domain, draw)) for row in pairs.test]
-    scored, taught = ([_sizes(pair[0], row) for row in rows] for rows in (contexts, pairs.train))
+    scored, taught = (
+        [_sizes(pair[0], row, ended) for row in rows] for rows, ended in ((contexts, recipe.ended), (pairs.train, True))
+    )
     training = sum(2 * before + chosen + rejected for before, chosen, rejected in taught) * recipe.plan.epochs
     scoring = sum(map(sum, scored)) * (2 + len(gap))
     names = [side.name or side.adapted or model_of(recipe, side).base for side in sides_of(recipe)]
@@ -724,9 +727,9 @@ def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> li
     ]
 
 
-def _sizes(base: bases.Base, row: Preference) -> tuple[int, int, int]:
-    """Tokens of the prompt and of each answer."""
-    first, second = (len(chat.encode_answer(base.tokenizer, row.prompt, text, ended=True)) for text in answers_of(row))
+def _sizes(base: bases.Base, row: Preference, ended: bool) -> tuple[int, int, int]:
+    """Tokens of the prompt and of each answer, with the end of the turn or without."""
+    first, second = (len(chat.encode_answer(base.tokenizer, row.prompt, text, ended=ended)) for text in answers_of(row))
     return len(chat.encode_prompt(base.tokenizer, row.prompt)), first, second
 
 
