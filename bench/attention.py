@@ -30,14 +30,11 @@ MOST_TOKENS = 4096  # larger batches tell nothing more and take minutes
 
 def seconds_of(model: Any, batch: Any) -> float:
     """Forward and backward of one batch, in the format the loop would use."""
-    import torch
-    from peft.helpers import disable_input_dtype_casting
-
     from camelid.objectives import cross_entropy
+    from camelid.training import autocast
 
-    low = model.origin["precision"] == "bfloat16"
     started = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=low), disable_input_dtype_casting(model, active=low):
+    with autocast(model, model.origin["precision"]):
         loss = cross_entropy(model, batch)[0]["loss"]
     loss.backward()
     model.zero_grad()

@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -220,13 +220,21 @@ class _Objective(nn.Module):
         super().__init__()
         self.model = model
         self.objective = objective
-        self.autocast = precision == "bfloat16"
+        self.precision = precision
 
     def forward(self, batch: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
-        # autocast casts what an adapter reads; PEFT would first cast it to float32, only for autocast to cast it back
-        casts_once = disable_input_dtype_casting(self.model, active=self.autocast)
-        with torch.autocast(bases.device().type, dtype=torch.bfloat16, enabled=self.autocast), casts_once:
+        with autocast(self.model, self.precision):
             return self.objective(self.model, batch)
+
+
+@contextmanager
+def autocast(model: nn.Module, precision: str) -> Iterator[None]:
+    """Within the block the products of `model` are bfloat16 where `precision` says so."""
+    low = precision == "bfloat16"
+    # autocast casts what an adapter reads; PEFT would first cast it to float32, only for autocast to cast it back
+    casts_once = disable_input_dtype_casting(model, active=low)
+    with torch.autocast(bases.device().type, dtype=torch.bfloat16, enabled=low), casts_once:
+        yield
 
 
 def _step(

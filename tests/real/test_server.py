@@ -40,18 +40,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         server = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     try:
         for _ in range(int(STARTS_WITHIN / 0.2)):
-            if server.poll() is not None or answers(port):
+            if server.poll() is not None or is_up(port):
                 break
             time.sleep(0.2)
         assert server.poll() is None, log.read_text()
-        assert answers(port), log.read_text()
+        assert is_up(port), log.read_text()
         yield f"http://127.0.0.1:{port}/v1", source
     finally:
         server.terminate()
         server.wait(timeout=30)
 
 
-def answers(port: int) -> bool:
+def is_up(port: int) -> bool:
     try:
         return httpx2.get(f"http://127.0.0.1:{port}/health", timeout=1.0).status_code == 200
     except httpx2.TransportError:

@@ -706,9 +706,8 @@ def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> li
         raise UserError(f"gap_steps = {wrong[0]} is no step before the last of {steps}", f"Choose 0 to {steps - 1}.")
     domain, draw = domains_of(recipe)[recipe.domain], random.Random(recipe.plan.seed)
     contexts = [replace(row, prompt=customise(row.prompt, domain, draw)) for row in pairs.test]
-    scored, taught = (
-        [_sizes(pair[0], row, ended) for row in rows] for rows, ended in ((contexts, recipe.ended), (pairs.train, True))
-    )
+    scored = [_sizes(pair[0], row, ended=recipe.ended) for row in contexts]
+    taught = [_sizes(pair[0], row, ended=True) for row in pairs.train]
     training = sum(2 * before + chosen + rejected for before, chosen, rejected in taught) * recipe.plan.epochs
     scoring = sum(map(sum, scored)) * (2 + len(gap))
     names = [side.name or side.adapted or model_of(recipe, side).base for side in sides_of(recipe)]
@@ -727,7 +726,7 @@ def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> li
     ]
 
 
-def _sizes(base: bases.Base, row: Preference, ended: bool) -> tuple[int, int, int]:
+def _sizes(base: bases.Base, row: Preference, *, ended: bool) -> tuple[int, int, int]:
     """Tokens of the prompt and of each answer, with the end of the turn or without."""
     first, second = (len(chat.encode_answer(base.tokenizer, row.prompt, text, ended=ended)) for text in answers_of(row))
     return len(chat.encode_prompt(base.tokenizer, row.prompt)), first, second
