@@ -143,6 +143,8 @@ def answer_all(
     What is asked twice is asked once. A failed answer is not kept, so that the next run asks again.
     """
     keys = [key_of(engine, one) for one in asked]
+    if getattr(engine, "edits", None):  # what an edit does may depend on the row, so equal questions may differ
+        keys = [f"{row} {key}" for row, key in enumerate(keys)]
     found: dict[str, Any] = engine.cache.get(keys) if engine.cache is not None else {}
     first_of = {key: index for index, key in reversed(list(enumerate(keys)))}
     missing = sorted(index for key, index in first_of.items() if key not in found)

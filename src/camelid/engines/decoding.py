@@ -7,7 +7,7 @@ rounding decides between two tokens of nearly the same probability.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from camelid.engines import Sampling, Stop
+from camelid.hidden import Edit, edit_layers
 
 ROWS = 48  # rows decoded at once
 PREFILL_TOKENS = 512  # tokens, padding included, of the prompts that enter at once
@@ -25,11 +26,15 @@ TOP = 256  # tokens looked at first for top_p; all are sorted only where these h
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A prompt to be continued by at most `sampling.max_tokens` tokens; `noise` names its random numbers."""
+    """A prompt to be continued by at most `sampling.max_tokens` tokens; `noise` names its random numbers.
+
+    `row` is the number that edits are told of it.
+    """
 
     ids: tuple[int, ...]
     sampling: Sampling
     noise: str
+    row: int = 0
 
 
 @dataclass(eq=False)
@@ -43,14 +48,21 @@ class Row:
 
 
 def decode(
-    model: Any, draws: Sequence[Draw], ends: set[int], text_of: Callable[[Sequence[int]], str]
+    model: Any,
+    draws: Sequence[Draw],
+    ends: set[int],
+    text_of: Callable[[Sequence[int]], str],
+    edits: Mapping[str, Edit] | None = None,
 ) -> Iterator[tuple[int, Row, Stop]]:
-    """(index, finished row, why it ended), as rows finish. An end token is the last of the row's tokens."""
+    """(index, finished row, why it ended), as rows finish. An end token is the last of the row's tokens.
+
+    `edits` change states of the decoder's layers (`hidden.edit_layers`).
+    """
     waiting = sorted(range(len(draws)), key=lambda index: len(draws[index].ids))  # popped from the end: longest first
     if not draws:
         return
     longest = max(len(draw.ids) + draw.sampling.max_tokens for draw in draws)
-    slots = Slots(model, _affordable_rows(model, longest, len(draws)), longest)
+    slots = Slots(model, _affordable_rows(model, longest, len(draws)), longest, edits or {})
     while waiting or slots.rows:
         if slots.has_room(len(waiting)):
             logits_NV = slots.admit(_next_prompts(draws, waiting, slots.size - len(slots.rows)))
@@ -82,8 +94,8 @@ def token_bytes(model: Any) -> int:
 class Slots:
     """Keys and values of the rows being decoded, those of row r in slot r; there are no gaps between the rows."""
 
-    def __init__(self, model: Any, size: int, longest: int) -> None:
-        self.model, self.size, self.longest = model, size, longest
+    def __init__(self, model: Any, size: int, longest: int, edits: Mapping[str, Edit]) -> None:
+        self.model, self.size, self.longest, self.edits = model, size, longest, edits
         self.rows: list[Row] = []
         self.fresh: list[Row] = []
         self.layers = [_SlotLayer(size, longest) for _ in range(model.config.get_text_config().num_hidden_layers)]
@@ -101,9 +113,8 @@ class Slots:
         for line, row in enumerate(rows):
             ids_BT[line, : len(row.draw.ids)] = torch.tensor(row.draw.ids)
         past = DynamicCache(config=self.model.config)
-        hidden_BTD = self.model.get_decoder()(  # padded on the right: plain causal attention is right
-            input_ids=ids_BT.to(self.model.device), past_key_values=past, use_cache=True
-        ).last_hidden_state
+        # padded on the right: plain causal attention is right
+        hidden_BTD = self._run(rows, input_ids=ids_BT.to(self.model.device), past_key_values=past)
         filled: Any
         for layer, filled in zip(self.layers, past.layers, strict=True):
             layer.fill(len(self.rows), filled.keys, filled.values)
@@ -120,13 +131,13 @@ class Slots:
         longest = int(position_N.max()) + 1
         for layer in self.layers:
             layer.point(position_N, longest)
-        hidden_N1D = self.model.get_decoder()(
+        hidden_N1D = self._run(
+            self.rows,
             input_ids=torch.tensor([[row.tokens[-1]] for row in self.rows], device=device),
             position_ids=position_N[:, None],
             attention_mask=(torch.arange(longest, device=device) <= position_N[:, None])[:, None, None],
             past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        )
         self.fresh = self.rows
         return self._logits(hidden_N1D[:, 0])
 
@@ -154,6 +165,12 @@ class Slots:
         self.rows = (
             [*self.rows[:slot], *self.rows[last:], *self.rows[slot + 1 : last]] if slot < last else self.rows[:-1]
         )
+
+    def _run(self, rows: Sequence[Row], **inputs: Any) -> Tensor:
+        """hidden_BTD of the decoder, under the edits, for a line of each row."""
+        decoder = self.model.get_decoder()
+        with edit_layers(decoder, self.edits, [row.draw.row for row in rows]):
+            return decoder(**inputs, use_cache=True).last_hidden_state
 
     def _logits(self, hidden_ND: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden_ND).float().cpu()

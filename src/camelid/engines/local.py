@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ from camelid.engines import Ability, Completion, Question, Request, Sampling, Sc
 from camelid.engines.decoding import CACHE_BYTES, Draw, decode, token_bytes
 from camelid.errors import UserError
 from camelid.heads import LanguageModel
+from camelid.hidden import Edit, edit_layers
 from camelid.token_trees import Scorable, sequence_logprobs
 
 Batching = Literal["plain", "continuous"]
@@ -29,14 +30,30 @@ class LocalEngine:
     `batching` is "plain" (own decoding; results do not depend on batch mates beyond rounding) or "continuous"
     (transformers' paged batching, whose noise is the batch's: samples at a temperature depend on their mates).
     `weights` names the weights in the cache's keys: give "" for a module in training, which then has no cache.
+    `edits` change states inside the model, by the names of its decoder's layers (`hidden.edit_layers`). The row an edit
+    is told is the number of the request or question, so nothing is shared between questions then, nor cached.
+
+    Raises UserError for a layer that is not there, and for edits with continuous batching.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, weights: str = "", batching: Batching = "plain", cache: Any = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        weights: str = "",
+        batching: Batching = "plain",
+        cache: Any = None,
+        edits: Mapping[str, Edit] | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.batching = model, tokenizer, batching
-        self.can: frozenset[Ability] = frozenset(("sample", "score"))
-        self.cache = cache if weights else None
+        self.model, self.tokenizer, self.batching, self.edits = model, tokenizer, batching, edits or {}
+        abilities: tuple[Ability, ...] = ("sample", "score", "hidden", "edit")
+        self.can: frozenset[Ability] = frozenset(abilities if batching == "plain" else abilities[:-1])
+        if self.edits and batching != "plain":  # its batches are made in a thread that names no request
+            raise UserError("continuous batching takes no edits", 'Set engine.batching to "plain".')
+        with edit_layers(model.get_decoder(), self.edits):
+            pass  # the layers are there
+        self.cache = cache if weights and not self.edits else None
         template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()[:12]
         self.fingerprint = f"local {weights} {model.dtype} {model.device.type} {batching} template {template}"
         self.context = model.config.get_text_config().max_position_embeddings
@@ -54,7 +71,7 @@ class LocalEngine:
                 yield index, Completion("", "failed", prompt_tokens=len(ids), problem="context overflow")
                 continue
             sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
-            draws[index] = Draw(ids, sampling, noise_of(request))
+            draws[index] = Draw(ids, sampling, noise_of(request), index)
         numbers = list(draws)
         run = self._run_plain if self.batching == "plain" else self._run_continuous
         for place, tokens, logprobs, stop in run(list(draws.values())):
@@ -73,15 +90,28 @@ class LocalEngine:
             for number, answer in enumerate(answers):
                 sequences.append(Scorable((*prompt, *answer), len(prompt)))
                 owners.append((index, number))
-        for place, values in sequence_logprobs(self.model, sequences):
+        for place, values in self._sequence_logprobs(sequences, [index for index, _ in owners]):
             index, number = owners[place]
             left[index][number + 1] = tuple(values)
             if None not in left[index]:
                 prompt_tokens, *found = left.pop(index)
                 yield index, Scored(tuple(found), prompt_tokens)
 
+    def _sequence_logprobs(
+        self, sequences: Sequence[Scorable], questions: Sequence[int]
+    ) -> Iterator[tuple[int, list[float]]]:
+        """(place, log-probs); with edits question by question, because a shared token has no row of its own."""
+        if not self.edits:
+            yield from sequence_logprobs(self.model, sequences)
+            return
+        for question, members in groupby(range(len(sequences)), key=questions.__getitem__):
+            places = list(members)
+            with edit_layers(self.model.get_decoder(), self.edits, [question]):
+                found = list(sequence_logprobs(self.model, [sequences[place] for place in places]))
+            yield from ((places[at], values) for at, values in found)
+
     def _run_plain(self, draws: Sequence[Draw]) -> Iterator[tuple[int, list[int], list[float], Stop]]:
-        for index, row, stop in decode(self.model, draws, self.ends, self._text_of):
+        for index, row, stop in decode(self.model, draws, self.ends, self._text_of, self.edits):
             yield index, row.tokens, row.logprobs, stop
 
     def _run_continuous(self, draws: Sequence[Draw]) -> Iterator[tuple[int, list[int], list[float], Stop]]:
