@@ -8,6 +8,10 @@ Each measurement is a process of its own and times only the work. Rows are those
     pairs                 100 pairs of answers to conversations; theirs scores each conversation and answer as a whole
     sample                64 prompts of 10 to 400 tokens, 16 to 128 new tokens each, greedy; theirs are left-padded
                           batches of 8, 16 and 64 with generate, and the best of them counts
+    sample-llama.cpp      the same prompts in llama.cpp with continuous batches of its own, on the GGUF file our weights
+                          come from; a reference: its weights stay in 4 bits. Needs pip install 'camelid[llama-cpp]'
+    annotate              labels for 10 times the tweets, streamed through a run, against labels for 400: the ratio of
+                          rows a second should be 1, and the memory the same
 Writes JSON lines to bench/results.jsonl and the table in docs/engines.md.
 """
 
@@ -187,6 +191,95 @@ def sample_theirs(rows: int) -> dict[str, Any]:
     return {"rate": sum(map(len, tokens)) / seconds, "seconds": seconds, "tokens": tokens}
 
 
+def sample_llama_cpp() -> dict[str, Any]:
+    """All prompts at once as sequences of one context: whoever is done leaves, every step decodes a token of each."""
+    import importlib
+
+    import numpy as np
+
+    from camelid import bases, chat
+
+    llama_cpp: Any = importlib.import_module("llama_cpp")
+    tokenizer = bases.open_base("smollm2-135m").tokenizer
+    requests = sampling_requests()
+    prompts = [chat.encode_prompt(tokenizer, one.prompt) for one in requests]
+    limits = [one.sampling.max_tokens for one in requests]
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_model_load_from_file(
+        str(bases.find_embedded()).encode(), llama_cpp.llama_model_default_params()
+    )
+    words = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    options = llama_cpp.llama_context_default_params()
+    options.n_seq_max, options.n_batch, options.n_ubatch, options.kv_unified = len(requests), 2048, 512, True
+    options.n_ctx = sum(map(len, prompts)) + sum(limits)
+    options.n_threads = options.n_threads_batch = torch_threads()
+    context = llama_cpp.llama_init_from_model(model, options)
+    batch = llama_cpp.llama_batch_init(2048, 0, 1)
+    written: list[list[int]] = [[] for _ in requests]
+
+    def run(fed: list[tuple[int, int, int, bool]]) -> None:
+        """Feed (sequence, position, token, whether to read behind it), and write the likeliest token of each read."""
+        for start in range(0, len(fed), 2048):
+            part = fed[start : start + 2048]
+            for place, (number, position, token, reads) in enumerate(part):
+                batch.token[place], batch.pos[place], batch.logits[place] = token, position, reads
+                batch.n_seq_id[place], batch.seq_id[place][0] = 1, number
+            batch.n_tokens = len(part)
+            assert llama_cpp.llama_decode(context, batch) == 0
+            for place, (number, _, _, reads) in enumerate(part):
+                if reads:
+                    logits_V = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, place), (words,))
+                    written[number].append(int(logits_V.argmax()))
+
+    started = time.perf_counter()
+    run(
+        [
+            (number, place, token, place == len(ids) - 1)
+            for number, ids in enumerate(prompts)
+            for place, token in enumerate(ids)
+        ]
+    )
+    while left := [number for number, tokens in enumerate(written) if len(tokens) < limits[number]]:
+        run([(number, len(prompts[number]) + len(written[number]) - 1, written[number][-1], True) for number in left])
+    seconds = time.perf_counter() - started
+    return {"rate": sum(map(len, written)) / seconds, "seconds": seconds, "tokens": written}
+
+
+def torch_threads() -> int:
+    """As many threads as everybody else here uses."""
+    import torch
+
+    return torch.get_num_threads()
+
+
+def annotate_rows(rows: int) -> dict[str, Any]:
+    """Sentiments of tweets by the likeliest label, chunk by chunk into a file, as `camelid run` does for an archive."""
+    import tempfile
+    from pathlib import Path
+
+    from camelid import annotation, data, runs
+    from camelid.chat import converse
+    from camelid.engines.local import LocalEngine
+    from camelid.recipe import Recipe
+    from camelid.rows import iterate_rows, write_rows
+
+    engine = LocalEngine(*load())
+    labels = {name: name for name in ("negative", "neutral", "positive")}
+    ask = "Is this tweet negative, neutral or positive?\n\n"
+
+    def judge(chunk: Sequence[Any]) -> list[Any]:
+        return annotation.choose(engine, chunk, lambda row: converse(ask + row.text), labels, what="")
+
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "archive.jsonl"
+        assert write_rows(archive, data.read_rows("crowd-tweets")[:rows]) == rows
+        started = time.perf_counter()
+        with runs.open_run(Path(folder) / "run", recipe=Recipe(), method="annotate", command=[]) as run:
+            run.map("labels", iterate_rows(archive), judge, total=rows)
+        seconds = time.perf_counter() - started
+    return {"rate": rows / seconds, "seconds": seconds}
+
+
 CONTESTANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "guard-128-ours": lambda: score_ours(guard_questions(128), first_tokens),
     "guard-128-theirs": lambda: score_prompts_once(guard_questions(128)),
@@ -199,6 +292,9 @@ CONTESTANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "sample-theirs-8": lambda: sample_theirs(8),
     "sample-theirs-16": lambda: sample_theirs(16),
     "sample-theirs-64": lambda: sample_theirs(64),
+    "sample-llama.cpp": sample_llama_cpp,
+    "annotate-1": lambda: annotate_rows(400),
+    "annotate-10": lambda: annotate_rows(4000),
 }
 COMPARISONS = {
     "guard-128": ("guard prompts/s, policy of 600 tokens, texts to 128 tokens", ["guard-128-theirs"]),
@@ -207,8 +303,13 @@ COMPARISONS = {
     "sample": ("sampled tokens/s against the best of generate in batches of 8, 16, 64", [
         "sample-theirs-8", "sample-theirs-16", "sample-theirs-64"
     ]),
+    "sample-llama.cpp": ("sampled tokens/s against llama.cpp on the 4-bit file (reference)", ["sample-llama.cpp"]),
+    "annotate": ("labelled rows/s of 4,000 rows against 400 rows", ["annotate-1"]),
 }  # fmt: skip
-OURS = {name: f"{name}-ours" for name in ("guard-128", "guard-512", "pairs")} | {"sample": "sample-plain"}
+OURS = {name: f"{name}-ours" for name in ("guard-128", "guard-512", "pairs")} | {
+    "sample": "sample-plain", "sample-llama.cpp": "sample-plain", "annotate": "annotate-10"
+}  # fmt: skip
+REFERENCES = {"sample-llama.cpp"}  # nobody's claim, and other weights: whoever wins
 
 
 def difference(ours: dict[str, Any], theirs: dict[str, Any]) -> float:
@@ -225,7 +326,10 @@ def summarise(name: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     what, others = COMPARISONS[name]
     best = [max((found[other] for other in others), key=lambda one: one["rate"]) for found in rounds]
     pairs = [(found[OURS[name]], other) for found, other in zip(rounds, best, strict=True)]
-    return paired.compare(what, pairs, difference=max(difference(*pair) for pair in pairs))
+    facts: dict[str, Any] = {"reference": True} if name in REFERENCES else {}
+    if name != "annotate":
+        facts["difference"] = max(difference(*pair) for pair in pairs)
+    return paired.compare(what, pairs, **facts)
 
 
 def write_page() -> None:
@@ -253,7 +357,7 @@ def main() -> None:
     if options.work:
         return paired.report_result(CONTESTANTS[options.work]())
     paired.check_quiet(options.anyway)
-    names = [name for one in options.only for name in (OURS[one], *COMPARISONS[one][1])]
+    names = list(dict.fromkeys(name for one in options.only for name in (OURS[one], *COMPARISONS[one][1])))
     rounds = paired.run_rounds(__file__, names, options.rounds, [])
     paired.keep([summarise(name, rounds) for name in options.only])
     return write_page()

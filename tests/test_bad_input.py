@@ -556,7 +556,7 @@ def test_a_base_with_other_weights(
 ) -> None:
     [(what, fix)] = not_predicted(tweets_csv, "--base", other_model)
     assert what == (
-        f"the adapter in {trained / 'model'} was trained on another base than {other_model}: their weights differ"
+        f"the model in {trained / 'model'} was trained on another base than {other_model}: their weights differ"
     )
     assert f"It needs {tiny_model} with sha256 " in fix
     assert "--base" in fix

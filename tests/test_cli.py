@@ -55,7 +55,9 @@ def test_list_names_every_method_and_loads_no_torch() -> None:
     listed = subprocess.run([sys.executable, "-c", program, "list"], capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert (listed.returncode, listed.stderr) == (0, "[]\n")
-    assert "\nclassify\n  ls-llama                     Label supervision: a linear head on the final" in listed.stdout
+    assert listed.stdout.index("\nclassify\n") < listed.stdout.index(
+        "\n  ls-llama                     Label supervision: a lin"
+    )
     # half a second on a quiet machine; this one may be busy
     assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 1.0
 

@@ -378,7 +378,8 @@ def test_no_inputs(tmp_path: Path) -> None:
 
 def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "wnut17"]
-    assert data.named_sets() == sorted([*labelled, "hh-harmless", "moderation", "oral-history", "weak-to-strong"])
+    others = ["hh-harmless", "llp-bp", "moderation", "oral-history", "weak-to-strong"]
+    assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
     assert data.is_tagged("wnut17:dev")
     assert not data.is_tagged("r.csv")

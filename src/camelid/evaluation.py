@@ -1,8 +1,8 @@
 """Predictions to scores with intervals, and systems compared with each other on the same rows.
 
 Tasks: "labels" (one class a text), "tags" (one tag a word), "multi-label" (any number of classes a text), "regression"
-(a number) and "ranking" (two classes, the second of which is looked for by its probability). A system's scores begin
-with the main one, of which more is better.
+(a number), "ranking" (two classes, the second of which is looked for by its probability) and "separation" (the same,
+judged by how well the two are told apart). A system's scores begin with the main one, of which more is better.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from camelid import metrics
 from camelid.metrics import SEED, Draws, Interval, interval
-from camelid.ranking import average_precision, resampled_average_precision
+from camelid.ranking import auroc, average_precision, resampled_auroc, resampled_average_precision
 from camelid.rows import Predicted
 
 Scorer = Callable[[Sequence[Predicted], Sequence[str], Draws], "Scored"]
@@ -49,7 +49,8 @@ def evaluate(
     "tags": entity_f1, token_accuracy, f1_by_class;
     "multi-label": micro_f1, macro_f1, exact_match, f1_by_class;
     "regression": r2, pearson, spearman, mae, rmse;
-    "ranking": average_precision of the second class's probability, then those of "labels".
+    "ranking": average_precision of the second class's probability, then those of "labels";
+    "separation": auroc of it, then those of "ranking".
     A value with an interval is {value, low, high}: 95 %, bootstrap over rows. p is of McNemar's test; a row counts as
     right when all of it is: every tag, the exact set.
     """
@@ -153,7 +154,15 @@ def score_calibration(predictions: Sequence[Predicted], classes: Sequence[str], 
 
 def _scorer(task: str) -> Scorer:
     scorers = {"labels": _score_labels, "tags": _score_tags, "multi-label": _score_sets, "regression": _score_numbers}
-    return (scorers | {"ranking": _score_ranking})[task]
+    return (scorers | {"ranking": _score_ranking, "separation": _score_separation})[task]
+
+
+def _score_separation(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
+    gold = np.array([row.gold == classes[1] for row in predictions])
+    shares = np.array([row.probabilities[classes[1]] for row in predictions])
+    sampled = resampled_auroc(gold, shares, draws)
+    ranked = _score_ranking(predictions, classes, draws)
+    return Scored({"auroc": _json(interval(auroc(gold, shares), sampled)), **ranked.scores}, sampled, ranked.right_N)
 
 
 def _score_ranking(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:

@@ -28,6 +28,7 @@ NAMES = {
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
     "average_precision": "average precision",
+    "auroc": "AUROC",
     "r2": "R²",
     "pearson": "Pearson's r",
     "spearman": "Spearman's ρ",

@@ -20,6 +20,7 @@ from camelid import bases, runs
 from camelid.bases import Base, Precision
 from camelid.errors import UserError
 from camelid.heads import LabelModel, LanguageModel, TokenModel, build_head, load_head, save_head
+from camelid.networks import FeatureModel
 from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.surgery.attention import take_gradients_in_float32
@@ -118,7 +119,7 @@ def save(model: Any, folder: Path) -> None:
     """Write adapter (or trunk), head and handle.json of a model made by `label_model` or `language_model`."""
     if model.origin["tuning"] == "lora":
         _save_adapter(model, folder)
-    else:
+    elif model.origin["tuning"] == "full":
         model.body.save_pretrained(folder / "trunk")
     save_head(model, folder)
     runs.write_json(folder / "handle.json", model.origin | {"settings": model.settings()})
@@ -133,12 +134,10 @@ def load_handle(folder: Path, base: str | None = None) -> tuple[Any, Base]:
     if not path.is_file():
         raise UserError(f"{folder} holds no trained model (no handle.json)", "Give the folder of a finished run.")
     origin = json.loads(path.read_text(encoding="utf-8"))
+    if origin["settings"]["kind"] == "features":
+        return _load_network(origin, folder, base)
     opened = bases.open_base(base or origin["base"], None if base else origin["revision"])
-    if bases.fingerprint(opened) != origin["base_sha256"]:
-        raise UserError(
-            f"the adapter in {folder} was trained on another base than {opened.spec}: their weights differ",
-            f"It needs {origin['base']} with sha256 {origin['base_sha256'][:12]}…; name it with --base.",
-        )
+    _check_base(opened, origin, folder)
     load = bases.load_lm if origin["settings"]["kind"] == "language" else bases.load_trunk
     model: Any = build_head(origin["settings"], load(opened, origin["precision"])).to(bases.device())
     if origin["tuning"] == "lora":
@@ -149,6 +148,27 @@ def load_handle(folder: Path, base: str | None = None) -> tuple[Any, Base]:
     load_head(model, folder)
     model.origin = {name: value for name, value in origin.items() if name != "settings"}
     return model.eval(), opened
+
+
+def _load_network(origin: dict[str, Any], folder: Path, base: str | None) -> tuple[Any, Any]:
+    """A network on features, and the base whose states they are (None for numbers of a table)."""
+    settings = origin.pop("settings")
+    model = FeatureModel(**{name: value for name, value in settings.items() if name != "kind"})
+    load_head(model, folder)
+    model.origin = origin
+    opened = None
+    if "base" in origin:
+        opened = bases.open_base(base or origin["base"], None if base else origin["revision"])
+        _check_base(opened, origin, folder)
+    return model.eval(), opened
+
+
+def _check_base(opened: Base, origin: dict[str, Any], folder: Path) -> None:
+    if bases.fingerprint(opened) != origin["base_sha256"]:
+        raise UserError(
+            f"the model in {folder} was trained on another base than {opened.spec}: their weights differ",
+            f"It needs {origin['base']} with sha256 {origin['base_sha256'][:12]}…; name it with --base.",
+        )
 
 
 def merge(model: Any) -> Any:

@@ -45,6 +45,32 @@ def resampled_average_precision(gold_N: Bools, scores_N: Floats, draws: Draws) -
     return bootstrap_rows(draws, lambda drawn_RN: precision_of(gold_N[drawn_RN], places_N[drawn_RN]))
 
 
+def auroc(gold_N: Bools, scores_N: Floats) -> float:
+    """Area under the receiver operating curve: how often a positive row scores above a negative one, ties a half.
+
+    Equal to scikit-learn's roc_auc_score. NaN where all rows are of one kind. ValueError for a score that is no number.
+    """
+    return float(auroc_of(gold_N, _places(scores_N)))
+
+
+def resampled_auroc(gold_N: Bools, scores_N: Floats, draws: Draws) -> Floats:
+    """The area under the receiver operating curve of each resample."""
+    places_N = _places(scores_N)
+    return bootstrap_rows(draws, lambda drawn_RN: auroc_of(gold_N[drawn_RN], places_N[drawn_RN]))
+
+
+def auroc_of(gold_XN: Bools, places_XN: Ints) -> Floats:
+    """The area along the last axis, from what `metrics.number_values` gave or from drawn rows of it."""
+    hits_XV, flagged_XV = cumulate(gold_XN, places_XN)
+    false_XV = flagged_XV - hits_XV
+    above_XV = (
+        hits_XV - np.diff(hits_XV, axis=-1, prepend=0) / 2
+    )  # positive rows above a place, and half of those at it
+    beaten_X = (np.diff(false_XV, axis=-1, prepend=0) * above_XV).sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        return beaten_X / (hits_XV[..., -1] * false_XV[..., -1])
+
+
 def precision_of(gold_XN: Bools, places_XN: Ints) -> Floats:
     """Average precision along the last axis, from what `metrics.number_values` gave or from drawn rows of it."""
     hits_XV, flagged_XV = cumulate(gold_XN, places_XN)

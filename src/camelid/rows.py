@@ -111,8 +111,31 @@ class Preference:
     rejected: str
 
 
-Row = Labelled | Tagged | Predicted | Judged | Annotated | Flagged | Preference
-_TYPES = {kind.__name__: kind for kind in (Labelled, Tagged, Predicted, Judged, Annotated, Flagged, Preference)}
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A text or numbers, the bag it is in ("" for none), and whether it is positive, where somebody knows."""
+
+    id: str
+    origin: str
+    text: str
+    numbers: tuple[float, ...]
+    bag: str
+    positive: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bag:
+    """A group of rows of which only the number of positive ones is known; `members` are their ids."""
+
+    id: str
+    origin: str
+    members: tuple[str, ...]
+    positives: int
+
+
+Row = Labelled | Tagged | Predicted | Judged | Annotated | Flagged | Preference | Member | Bag
+_KINDS = (Labelled, Tagged, Predicted, Judged, Annotated, Flagged, Preference, Member, Bag)
+_TYPES = {kind.__name__: kind for kind in _KINDS}
 
 
 def to_json(row: Row) -> str:

@@ -24,7 +24,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -67,6 +67,22 @@ class Run:
                 self._finish(name, path, rows=count)
             self._meet()
         return list(iterate_rows(path))
+
+    def arrays(self, name: str, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The named NumPy arrays of `<name>.safetensors`, made on the first call."""
+        import numpy as np
+        from safetensors.numpy import load_file, save_file
+
+        path = self.folder / f"{name}.safetensors"
+        if not self._finished(name, path):
+            if is_leader():
+                with self._stage(name):
+                    part = _part(path)
+                    save_file({key: np.ascontiguousarray(array) for key, array in make().items()}, part)
+                    publish_file(part, path)
+                self._finish(name, path)
+            self._meet()
+        return load_file(path)
 
     def map(
         self,

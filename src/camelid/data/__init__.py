@@ -23,11 +23,18 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Flagged, Labelled, Preference, Tagged
+from camelid.rows import Annotated, Flagged, Labelled, Member, Preference, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Flagged | Preference
-KINDS = {Labelled: "labels", Tagged: "tags", Annotated: "annotations", Flagged: "flags", Preference: "pairs"}
+AnyRow = LabelRow | Annotated | Flagged | Preference | Member
+KINDS = {
+    Labelled: "labels",
+    Tagged: "tags",
+    Annotated: "annotations",
+    Flagged: "flags",
+    Preference: "pairs",
+    Member: "bagged labels",
+}
 ROLES = ("train", "dev", "test")  # a set may have further splits, which are read by name
 CORRECT = "Fill them in, or remove these rows."
 
@@ -207,6 +214,8 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
     if isinstance(row, Preference):
         return ()
+    if isinstance(row, Member):
+        return () if row.positive is None else ("positive" if row.positive else "negative",)
     if isinstance(row.label, tuple):
         return row.label
     return (row.label,) if isinstance(row.label, str) else ()
@@ -257,7 +266,8 @@ def places_of(name: str) -> dict[str, str]:
     if not hasattr(named, "read_local_or_hub") and not hasattr(named, "read_local"):
         return dict.fromkeys(splits, "embedded")  # what a set imports says where its rows can come from
     root = os.environ.get("CAMELID_DATA")
-    files = {split: Path(root) / name / f"{split}.jsonl" for split in splits} if root else {}
+    given = getattr(named, "FILES", {})
+    files = {split: Path(root) / name / given.get(split, f"{split}.jsonl") for split in splits} if root else {}
     elsewhere = "hub" if hasattr(named, "read_local_or_hub") else "nowhere"
     return {split: str(files[split]) if split in files and files[split].exists() else elsewhere for split in splits}
 
@@ -399,6 +409,8 @@ def text_of(row: AnyRow) -> str:
         return " ".join(row.tokens)
     if isinstance(row, Labelled | Annotated):
         return row.text
+    if isinstance(row, Member):
+        return row.text or ", ".join(f"{number:g}" for number in row.numbers)
     turns = row.messages if isinstance(row, Flagged) else row.prompt
     return turns[-1].content if turns else ""
 
@@ -409,6 +421,8 @@ def _content(row: AnyRow) -> Any:
         return row.text.strip()
     if isinstance(row, Tagged):
         return row.tokens
+    if isinstance(row, Member):
+        return row.text.strip(), row.numbers
     return row.messages if isinstance(row, Flagged) else row.prompt
 
 

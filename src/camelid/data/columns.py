@@ -13,7 +13,7 @@ from typing import Any
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Annotated, Flagged, Labelled, Message, Preference, Tagged
+from camelid.rows import Annotated, Flagged, Labelled, Member, Message, Preference, Tagged
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
@@ -87,6 +87,31 @@ def flag_shape(text: str, categories: Sequence[str]) -> Shape:
         return problem or Flagged(row_id, origin, (Message("user", str(words)),), flags)  # type: ignore[arg-type]
 
     return Shape(Flagged, convert, (text,), "--text; each category of the policy is a column of that name")
+
+
+def member_shape(
+    text: str, numbers: Sequence[str], bag: str | None, label: str | None, positive: str, name: str | None = None
+) -> Shape:
+    """Members of bags: their numbers, or their text where no columns of numbers are named.
+
+    `bag` is the column of the bag's name, None for rows that are in none. `label` is that of the class, None where the
+    table has none; a row is positive where it holds `positive`, and nobody knows of an empty cell. `name` is the column
+    of the row's own name, its number in the file where there is none.
+    """
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Member | Problem:
+        words = "" if numbers else text_in(values, text)
+        found = [_number_in(values, column) for column in numbers]
+        group = _label_in(values, bag) if bag else ""
+        own = _label_in(values, name) if name else row_id
+        known = None if label is None or is_missing(values.get(label)) else _label_in(values, label)
+        if problem := _first_problem(words, *found, group, own, known):
+            return problem
+        is_positive = None if known is None else known == positive
+        return Member(str(own), origin, str(words), tuple(found), str(group), is_positive)  # type: ignore[arg-type]
+
+    columns = (*(numbers or (text,)), *(column for column in (bag, label, name) if column))
+    return Shape(Member, convert, columns, "--text or --features, --bag and --label")
 
 
 def preference_shape(prompt: str, chosen: str, rejected: str) -> Shape:

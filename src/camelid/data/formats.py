@@ -65,15 +65,15 @@ def read_local_or_hub(folder: str, split: str, *, hub_id: str, hub_split: str, c
     return read_table(local) if local and local.exists() else read_hub(hub_id, hub_split, config)
 
 
-def read_local(folder: str, split: str, *, source: str) -> Table:
+def read_local(folder: str, split: str, *, source: str, suffix: str = ".jsonl") -> Table:
     """Rows of `$CAMELID_DATA/<folder>/<split>.jsonl`. Raises UserError where it is not; `source` says who has it."""
     root = os.environ.get("CAMELID_DATA")
-    path = Path(root or "", folder, f"{split}.jsonl")
+    path = Path(root or "", folder, f"{split}{suffix}")
     if not root or not path.exists():
         where = f"{path} is not there" if root else "CAMELID_DATA is not set"
         raise UserError(
             f"the set {folder} is on no hub, and {where}",
-            f"Put it there as one JSON object a line; it is from {source}.",
+            f"Put it there as {'one JSON object a line' if suffix == '.jsonl' else suffix[1:]}; it is from {source}.",
         )
     return read_table(path)
 
