@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, r2_score
+from sklearn.metrics import accuracy_score, f1_score, r2_score, roc_auc_score
 
 from camelid.evaluation import curve_scores, evaluate, evaluate_seeds, score_calibration
 from camelid.metrics import Draws
+from camelid.ranking import auroc
 from camelid.rows import Predicted
 
 OURS = "mine"
@@ -270,3 +271,31 @@ def test_seeds_keep_every_value() -> None:
     found = entry["systems"][OURS]
     assert (found["seeds"], found["values"], found["mean"]["value"]) == ([3, 4], [1.0, 0.5], 0.75)
     assert found["mean"]["high"] - 0.75 == pytest.approx(12.7062 * 0.25, abs=1e-3)
+
+
+def test_a_bound_is_scored_and_is_no_rival() -> None:
+    """Whoever has the labels that ours may not see is in the table, and not in the verdict."""
+    gold = ["a", "b"] * 20
+    told = {name: [Predicted(str(at), each, value(each), {}) for at, each in enumerate(gold)] for name, value in {
+        OURS: lambda each: each if each == "a" else "a", "knows": lambda each: each, "always b": lambda each: "b"
+    }.items()}  # fmt: skip
+    found = evaluate(told, ["a", "b"], OURS, "labels", bounds=["knows"])
+    assert found["best_baseline"] == "always b"
+    assert "knows" not in found["verdict"]
+    assert found["against"]["knows"]["difference"]["value"] == -0.5
+    assert evaluate(told, ["a", "b"], OURS, "labels")["best_baseline"] == "knows"
+
+
+def test_separation_is_the_area_under_the_curve() -> None:
+    """Against scikit-learn, with ties; and the hand example of two pairs in three, and a tie that counts a half."""
+    gold = np.array([1, 0, 1, 0, 0, 1, 0, 1, 1, 0], dtype=bool)
+    scores = np.array([0.9, 0.8, 0.7, 0.7, 0.1, 0.2, 0.2, 0.6, 0.6, 0.6])
+    rows = [
+        Predicted(str(at), "yes" if label else "no", "yes" if score >= 0.5 else "no", {"no": 1 - score, "yes": score})
+        for at, (label, score) in enumerate(zip(gold, scores.tolist(), strict=True))
+    ]
+    found = evaluate({OURS: rows}, ["no", "yes"], OURS, "separation")
+    assert found["metric"] == "auroc"
+    assert found["systems"][OURS]["auroc"]["value"] == pytest.approx(roc_auc_score(gold, scores))
+    assert found["systems"][OURS]["auroc"]["low"] < found["systems"][OURS]["auroc"]["value"]
+    assert auroc(np.array([True, False, False]), np.array([0.5, 0.5, 0.1])) == 0.75

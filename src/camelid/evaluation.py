@@ -35,11 +35,13 @@ def evaluate(
     ours: str,
     task: str,
     trained: Collection[str] = (),
+    bounds: Collection[str] = (),
 ) -> dict[str, Any]:
     """Scores of several systems on the same rows in the same order, and `ours` against each other one.
 
     Every row needs a gold answer. `classes` is empty for regression. `trained` names systems that are fine-tuned LLMs
-    as ours is, so that the verdict does not call them cheap. Returns a JSON-ready dict:
+    as ours is, so that the verdict does not call them cheap. `bounds` names systems that know what ours may not,
+    such as the labels: they are scored and compared, and are no rivals. Returns a JSON-ready dict:
     task, metric (the main one), rows, classes, support (rows, or entities, of each class), ours,
     systems {name: scores}, against {name: {difference} and, but for regression, {only_ours, only_theirs, p}},
     best_baseline (None when there is none), verdict.
@@ -60,7 +62,8 @@ def evaluate(
     scored = {name: system.scores for name, system in found.items()}
     main = next(iter(scored[ours]))
     against = {name: _compare(found[ours], found[name], main) for name in systems if name != ours}
-    best = max(against, key=lambda name: scored[name][main]["value"], default=None)
+    rivals = [name for name in against if name not in bounds]
+    best = max(rivals, key=lambda name: scored[name][main]["value"], default=None)
     for name, predictions in systems.items():
         if task == "labels" and all(row.probabilities for row in predictions):
             scored[name]["calibration"] = score_calibration(predictions, classes, draws)

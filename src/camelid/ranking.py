@@ -48,7 +48,7 @@ def resampled_average_precision(gold_N: Bools, scores_N: Floats, draws: Draws) -
 def auroc(gold_N: Bools, scores_N: Floats) -> float:
     """Area under the receiver operating curve: how often a positive row scores above a negative one, ties a half.
 
-    Equal to scikit-learn's roc_auc_score. NaN where all rows are of one kind. ValueError for a score that is no number.
+    Equal to scikit-learn's roc_auc_score. 0.5 where all rows are of one kind. ValueError for a score that is no number.
     """
     return float(auroc_of(gold_N, _places(scores_N)))
 
@@ -67,8 +67,8 @@ def auroc_of(gold_XN: Bools, places_XN: Ints) -> Floats:
         hits_XV - np.diff(hits_XV, axis=-1, prepend=0) / 2
     )  # positive rows above a place, and half of those at it
     beaten_X = (np.diff(false_XV, axis=-1, prepend=0) * above_XV).sum(axis=-1)
-    with np.errstate(invalid="ignore"):
-        return beaten_X / (hits_XV[..., -1] * false_XV[..., -1])
+    pairs_X = hits_XV[..., -1] * false_XV[..., -1]
+    return np.where(pairs_X > 0, beaten_X / np.maximum(pairs_X, 1), 0.5)
 
 
 def precision_of(gold_XN: Bools, places_XN: Ints) -> Floats:

@@ -18,7 +18,7 @@ from camelid.rows import Bag
 
 METHOD = "llp-bp"
 SIZES = (8, 64, 256)
-SYSTEMS = ("bag shares (DLLP)", "belief propagation", "after refinement", "full supervision")
+SYSTEMS = ("bag shares (DLLP)", "belief propagation", "refined beliefs", "full supervision")
 Means = dict[tuple[int, str], float]
 
 pytestmark = [pytest.mark.effects, pytest.mark.real]
@@ -57,7 +57,7 @@ def test_check_8_bank_marketing() -> None:
     means, table = over_sizes("bank", data__train="llp-bp", data__train_rows=8192, hidden=[64], plan__epochs=30)
     write_figures(METHOD, "bank", table)
     assert means[256, "belief propagation"] > means[256, "bag shares (DLLP)"] + 0.1
-    assert means[256, "after refinement"] > means[256, "bag shares (DLLP)"] + 0.1
+    assert means[256, "refined beliefs"] > means[256, "bag shares (DLLP)"] + 0.1
     assert means[8, "full supervision"] > 0.8
     scores = json.loads((RUNS / f"{METHOD}-bank-256-0" / "scores.json").read_text())
     found = scores["beliefs round-0"]
@@ -72,7 +72,7 @@ def test_check_7_sentences() -> None:
         "sst2", data__train="sst2", data__positive="positive", data__train_rows=4096, plan__epochs=30
     )
     write_figures(METHOD, "sst2", table)
-    for system in ("belief propagation", "after refinement", "bag shares (DLLP)"):
+    for system in ("belief propagation", "refined beliefs", "bag shares (DLLP)"):
         assert means[8, system] > means[256, system], "larger bags tell less"
         assert means[8, "full supervision"] > means[8, system] - 0.02
     assert means[256, "belief propagation"] > means[256, "bag shares (DLLP)"]

@@ -140,6 +140,8 @@ def name_classes(row: Mapping[str, Any]) -> list[str]:
         return [str(name) for name, violated in row["flags"].items() if violated] or ["none"]
     if isinstance(row.get("labels"), dict):
         return [f"{kind} {label}" for kind, label in row["labels"].items()]
+    if "positive" in row:
+        return [] if row["positive"] is None else ["positive" if row["positive"] else "negative"]
     label = row.get("label")
     if isinstance(label, list):
         return [str(name) for name in label]
@@ -151,6 +153,9 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
     if "tags" in row:
         words = [str(word) for word in row["tokens"]]
         return Sample(" ".join(words), sentence=cut_sentence(mark_entities(words, row["tags"])))
+    if "numbers" in row:
+        shown = str(row["text"]) or ", ".join(show_number(number) for number in row["numbers"])
+        return Sample(cut_text(shown), _show_label(name_classes(row)))
     if "text" in row:
         label = row.get("label", "") if "labels" not in row else name_classes(row)
         return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)

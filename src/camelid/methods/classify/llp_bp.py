@@ -35,7 +35,7 @@ Differs from the paper in:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +58,7 @@ from camelid.rows import Bag, Labelled, Member, Predicted
 from camelid.runs import Run, slug
 from camelid.training import train
 
-OURS, REFINED, DLLP, SUPERVISED = "belief propagation", "after refinement", "bag shares (DLLP)", "full supervision"
+OURS, REFINED, DLLP, SUPERVISED = "belief propagation", "refined beliefs", "bag shares (DLLP)", "full supervision"
 CLASSES = ["negative", "positive"]
 SETTLED = 1e-3  # nats: messages that change by no more have converged
 PAIRWISE = 8  # rows of a bag from which on pairs of them do not settle
@@ -153,7 +153,8 @@ def run(recipe: Recipe, run: Run) -> None:
         for name, network in (systems.items() if test else ())
     }
     if test:
-        run.scores("held_out", lambda: {"split": "test", **evaluate(predictions, CLASSES, ours, "separation", systems)})
+        compare = partial(evaluate, predictions, CLASSES, ours, "separation", trained=systems, bounds=[SUPERVISED])
+        run.scores("held_out", lambda: {"split": "test", **compare()})
 
 
 def label_rows(folder: Path, rows: Sequence[Labelled], base: str | None) -> list[Predicted]:
