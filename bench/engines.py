@@ -25,6 +25,7 @@ from typing import Any
 
 import paired
 
+POLICY_TOKENS = 600
 PAGE = paired.DOCS / "engines.md"
 
 
@@ -32,12 +33,19 @@ def guard_questions(tokens: int) -> list[Any]:
     """The moderation prompts, cut, behind a long policy."""
     from camelid import bases, data, guard
     from camelid.engines import Question
-    from camelid.policy import read_policy
+    from camelid.policy import Policy, read_policy
     from camelid.reading import cut_texts
     from camelid.rows import Labelled, Message
 
-    policy = read_policy("six-categories")
     tokenizer = bases.open_base("smollm2-135m").tokenizer
+    known = [
+        category for name in ("six-categories", "moderation", "hazards") for category in read_policy(name).categories
+    ]
+    policy = next(
+        policy
+        for policy in (Policy(tuple(known[:most])) for most in range(1, len(known) + 1))
+        if len(tokenizer(policy.write(descriptions=True))["input_ids"]) >= POLICY_TOKENS
+    )
     rows = data.read_rows("moderation:dev")
     texts = cut_texts(tokenizer, [Labelled(r.id, r.origin, r.messages[-1].content, "") for r in rows], tokens)
     prompts = [guard.write_prompt(policy, (Message("user", text),), descriptions=True) for text in texts]
@@ -205,9 +213,9 @@ def sample_llama_cpp() -> dict[str, Any]:
     prompts = [chat.encode_prompt(tokenizer, one.prompt) for one in requests]
     limits = [one.sampling.max_tokens for one in requests]
     llama_cpp.llama_backend_init()
-    model = llama_cpp.llama_model_load_from_file(
-        str(bases.find_embedded()).encode(), llama_cpp.llama_model_default_params()
-    )
+    loading = llama_cpp.llama_model_default_params()
+    loading.use_extra_bufts = False  # its AMX products of this 4-bit format end in a segmentation fault
+    model = llama_cpp.llama_model_load_from_file(str(bases.find_embedded()).encode(), loading)
     words = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
     options = llama_cpp.llama_context_default_params()
     options.n_seq_max, options.n_batch, options.n_ubatch, options.kv_unified = len(requests), 2048, 512, True
