@@ -162,7 +162,11 @@ def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def options(model: Path, **more: Any) -> dict[str, Any]:
     values = {"model.base": str(model), "data.train": "moderation", "data.text": "prompt", "data.dev_share": 0.4}
-    return values | {"plan.batch_rows": 4, "plan.precision": "float32", "engine.cache": False} | more
+    return (
+        values
+        | {"plan.batch_rows": 4, "plan.precision": "float32", "engine.precision": "float32", "engine.cache": False}
+        | more
+    )
 
 
 def test_a_run_and_the_guard_it_leaves(chat_model: Path, named_data: Path, tmp_path: Path) -> None:
