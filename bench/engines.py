@@ -3,14 +3,14 @@
     python bench/engines.py [--rounds 5] [--only NAME ...]
 
 Each measurement is a process of its own and times only the work. Rows are those of CAMELID_DATA. Contestants:
-    guard-128, guard-512  300 prompts, cut at so many tokens, behind a policy of about 600 tokens, "safe" against
+    guard-128, guard-512  60 prompts, cut at so many tokens, behind a policy of about 600 tokens, "safe" against
                           "unsafe"; theirs is length-sorted batches of 8 of the full prompts
-    pairs                 100 pairs of answers to conversations; theirs scores each conversation and answer as a whole
+    pairs                 60 pairs of answers to conversations; theirs scores each conversation and answer as a whole
     sample                64 prompts of 10 to 400 tokens, 16 to 128 new tokens each, greedy; theirs are left-padded
                           batches of 8, 16 and 64 with generate, and the best of them counts
     sample-llama.cpp      the same prompts in llama.cpp with continuous batches of its own, on the GGUF file our weights
                           come from; a reference: its weights stay in 4 bits. Needs pip install 'camelid[llama-cpp]'
-    annotate              labels for 10 times the tweets, streamed through a run, against labels for 400: the ratio of
+    annotate              labels for 10 times the tweets, streamed through a run, against labels for 200: the ratio of
                           rows a second should be 1, and the memory the same
 Writes JSON lines to bench/results.jsonl and the table in docs/engines.md.
 """
@@ -46,7 +46,7 @@ def guard_questions(tokens: int) -> list[Any]:
         for policy in (Policy(tuple(known[:most])) for most in range(1, len(known) + 1))
         if len(tokenizer(policy.write(descriptions=True))["input_ids"]) >= POLICY_TOKENS
     )
-    rows = data.read_rows("moderation:dev")
+    rows = data.read_rows("moderation:dev")[::5]
     texts = cut_texts(tokenizer, [Labelled(r.id, r.origin, r.messages[-1].content, "") for r in rows], tokens)
     prompts = [guard.write_prompt(policy, (Message("user", text),), descriptions=True) for text in texts]
     return [Question(prompt, (guard.SAFE, guard.UNSAFE)) for prompt in prompts]
@@ -58,7 +58,7 @@ def pair_questions() -> list[Any]:
     from camelid.engines import Question
 
     rows = [row for row in data.read_rows("hh-harmless:dev") if sum(len(turn.content) for turn in row.prompt) < 1600]
-    return [Question(row.prompt, (row.chosen, row.rejected), ended=True) for row in rows[:100]]
+    return [Question(row.prompt, (row.chosen, row.rejected), ended=True) for row in rows[:60]]
 
 
 def sampling_requests() -> list[Any]:
@@ -301,8 +301,8 @@ CONTESTANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "sample-theirs-16": lambda: sample_theirs(16),
     "sample-theirs-64": lambda: sample_theirs(64),
     "sample-llama.cpp": sample_llama_cpp,
-    "annotate-1": lambda: annotate_rows(400),
-    "annotate-10": lambda: annotate_rows(4000),
+    "annotate-1": lambda: annotate_rows(200),
+    "annotate-10": lambda: annotate_rows(2000),
 }
 COMPARISONS = {
     "guard-128": ("guard prompts/s, policy of 600 tokens, texts to 128 tokens", ["guard-128-theirs"]),
@@ -312,7 +312,7 @@ COMPARISONS = {
         "sample-theirs-8", "sample-theirs-16", "sample-theirs-64"
     ]),
     "sample-llama.cpp": ("sampled tokens/s against llama.cpp on the 4-bit file (reference)", ["sample-llama.cpp"]),
-    "annotate": ("labelled rows/s of 4,000 rows against 400 rows", ["annotate-1"]),
+    "annotate": ("labelled rows/s of 2,000 rows against 200 rows", ["annotate-1"]),
 }  # fmt: skip
 OURS = {name: f"{name}-ours" for name in ("guard-128", "guard-512", "pairs")} | {
     "sample": "sample-plain", "sample-llama.cpp": "sample-plain", "annotate": "annotate-10"
