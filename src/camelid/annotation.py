@@ -190,4 +190,5 @@ def _repaired(prompt: Prompt, reply: Completion, repair: str) -> Prompt:
 
 
 def _judged(row: Any, parsed: Parsed, reply: Completion, was_repaired: bool) -> Judged:
-    return Judged(row.id, row.origin, parsed.outcome, parsed.value, reply.text, int(was_repaired))
+    said = reply.text or reply.problem  # a request that failed says why
+    return Judged(row.id, row.origin, parsed.outcome, parsed.value, said, int(was_repaired))

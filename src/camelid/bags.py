@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -70,8 +70,17 @@ def read_bags(values: BagData, seed: int) -> Bagged:
     if not values.train:
         raise UserError("no rows are named", "Add --data FILE, or --data with the name of a labelled set.")
     dropped: Counter[str] = Counter()
-    rows = _read_members(values, values.train, dropped, bagged=values.bag_rows is None)
-    test = _read_members(values, _test_source(values), dropped, bagged=False) if _test_source(values) else []
+    columns: dict[str, Any] = {
+        "text": values.text,
+        "numbers": values.features,
+        "label": values.label,
+        "positive": (values.positive,),
+        "missing": values.missing,
+    }
+    own = {"bag": values.bag, "name": values.id} if values.bag_rows is None else {}
+    rows = read_members(values.train, dropped, **columns, **own)
+    source = values.test or data.test_source(values.train)
+    test = read_members(source, dropped, **columns) if source else []
     draw = random.Random(f"{seed} bags")
     if values.bag_rows is not None:
         if not test:
@@ -106,30 +115,36 @@ def draw_bags(
     return Bagged(members, bags, [])
 
 
-def _test_source(values: BagData) -> str | None:
-    name = values.train.partition(":")[0]
-    if values.test or name not in data.named_sets():
-        return values.test
-    splits = data.describe_set(name).splits
-    return f"{name}:{splits['test']}" if "test" in splits and ":" not in values.train else None
+def read_members(
+    source: str,
+    dropped: Counter[str],
+    *,
+    text: str = "text",
+    numbers: Sequence[str] = (),
+    bag: str | None = None,
+    label: str = "label",
+    positive: Collection[str] = ("1",),
+    name: str | None = None,
+    missing: Literal["error", "drop"] = "error",
+) -> list[Member]:
+    """Rows of a file with these columns, or of a named set with one class a row; see `columns.member_shape`.
 
-
-def _read_members(values: BagData, source: Any, dropped: Counter[str], *, bagged: bool) -> list[Member]:
+    A column of labels need not be there. Raises UserError with every problem.
+    """
     if source.partition(":")[0] in data.named_sets():
-        kinds = (Labelled, Member)
         rows = data.read_rows(source, dropped=dropped)
-        if not isinstance(rows[0], kinds):
+        if not isinstance(rows[0], Labelled | Member):
             raise UserError(f"the rows of {source} have no one label each", "Take a labelled set, or a file.")
-        return [row if isinstance(row, Member) else _member(row, values) for row in rows]
+        return [row if isinstance(row, Member) else _member(row, positive) for row in rows]
     header = [] if source.startswith("hub:") else next(iter(read_table(Path(source))), ("", {}))[1]
-    label = values.label if values.label in header or not bagged else None
-    bag = values.bag if bagged else None
-    shape = member_shape(values.text, values.features, bag, label, values.positive, values.id)
-    return data.read_rows(source, Data(missing=values.missing), shape=shape, dropped=dropped)
+    shape = member_shape(
+        text, numbers, bag, label if label in header or source.startswith("hub:") else None, positive, name
+    )
+    return data.read_rows(source, Data(missing=missing), shape=shape, dropped=dropped)
 
 
-def _member(row: Labelled, values: BagData) -> Member:
-    return Member(row.id, row.origin, row.text, (), "", row.label == values.positive)
+def _member(row: Labelled, positive: Collection[str]) -> Member:
+    return Member(row.id, row.origin, row.text, (), "", row.label in positive)
 
 
 def _gather(values: BagData, rows: Sequence[Member], dropped: Counter[str]) -> Bagged:

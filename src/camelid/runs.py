@@ -92,12 +92,13 @@ class Run:
         *,
         chunk: int = 64,
         total: int | None = None,
+        may_fail: bool = False,
     ) -> Path:
         """`<name>.jsonl` with one row for each of `rows`, in order; returns its path, to be read row by row.
 
         `judge` takes up to `chunk` rows and gives as many back. Each chunk is appended before the next is read, so that
         a corpus of any size streams through, and a killed run goes on behind the last whole line. Raises UserError when
-        every row of a chunk failed: going on would fail the rest as well.
+        every row of a chunk failed, because going on would fail the rest as well, unless they `may_fail`.
         """
         path = self.folder / f"{name}.jsonl"
         if not self._finished(name, path):
@@ -105,21 +106,32 @@ class Run:
                 with self._stage(name):
                     part = _part(path)
                     done = _cut_to_whole_lines(part)
-                    count = done + self._append(part, islice(rows, done, None), judge, chunk, name, total, done)
+                    count = done + self._append(
+                        part, islice(rows, done, None), judge, chunk, name, total, done, may_fail
+                    )
                     publish_file(part, path)
                 self._finish(name, path, rows=count)
             self._meet()
         return path
 
     def _append(
-        self, part: Path, rows: Iterator[Any], judge: Any, chunk: int, name: str, total: int | None, done: int
+        self,
+        part: Path,
+        rows: Iterator[Any],
+        judge: Any,
+        chunk: int,
+        name: str,
+        total: int | None,
+        done: int,
+        may_fail: bool,
     ) -> int:
         count = 0
         with part.open("a", encoding="utf-8") as out, track(name, total, done) as advance:
             while taken := list(islice(rows, chunk)):
                 given = list(judge(taken))
                 assert [row.id for row in given] == [row.id for row in taken], f"{name}: not one row for each"
-                _check_not_all_failed(given, self.folder)
+                if not may_fail:
+                    _check_not_all_failed(given, self.folder)
                 out.write("".join(f"{to_json(row)}\n" for row in given))
                 out.flush()
                 count += len(given)

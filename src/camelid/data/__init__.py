@@ -259,6 +259,12 @@ def describe_set(name: str) -> NamedSet:
     )
 
 
+def test_source(source: str) -> str | None:
+    """Where a named set has its rows to score: "sst2" -> "sst2:dev"; None for a split of one, and for files."""
+    named = _named_set(source)
+    return f"{source}:{named.SPLITS['test']}" if named and "test" in named.SPLITS else None
+
+
 def places_of(name: str) -> dict[str, str]:
     """Where each split of a named set is read: "embedded" (its wheel), a file of CAMELID_DATA, "hub" or "nowhere"."""
     named: Any = _named_set(name)

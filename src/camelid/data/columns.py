@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +90,18 @@ def flag_shape(text: str, categories: Sequence[str]) -> Shape:
 
 
 def member_shape(
-    text: str, numbers: Sequence[str], bag: str | None, label: str | None, positive: str, name: str | None = None
+    text: str,
+    numbers: Sequence[str],
+    bag: str | None,
+    label: str | None,
+    positive: Collection[str],
+    name: str | None = None,
 ) -> Shape:
     """Members of bags: their numbers, or their text where no columns of numbers are named.
 
     `bag` is the column of the bag's name, None for rows that are in none. `label` is that of the class, None where the
-    table has none; a row is positive where it holds `positive`, and nobody knows of an empty cell. `name` is the column
-    of the row's own name, its number in the file where there is none.
+    table has none; a row is positive where it holds one of `positive`, and nobody knows of an empty cell. `name` is the
+    column of the row's own name, its number in the file where there is none.
     """
 
     def convert(row_id: str, origin: str, values: dict[str, Any]) -> Member | Problem:
@@ -107,7 +112,7 @@ def member_shape(
         known = None if label is None or is_missing(values.get(label)) else _label_in(values, label)
         if problem := _first_problem(words, *found, group, own, known):
             return problem
-        is_positive = None if known is None else known == positive
+        is_positive = None if known is None else known in positive
         return Member(str(own), origin, str(words), tuple(found), str(group), is_positive)  # type: ignore[arg-type]
 
     columns = (*(numbers or (text,)), *(column for column in (bag, label, name) if column))

@@ -76,6 +76,9 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         "rows": samples.describe_rows(files),
         "results": [_result(files, comparison, stage_costs) for comparison in known],
         "seeds": _seeds(entries),
+        "spent": curves.draw_costs(entries.curves.x, entries.curves.y, entries.curves.lines)
+        if entries.curves
+        else None,
         "plain": entries.plain,
         "curve": curves.draw_learning(files.lines("model/metrics.jsonl")),
         "stages": costs.list_stages(stage_costs, files.splits(), systems),

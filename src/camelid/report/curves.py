@@ -50,6 +50,32 @@ def draw_learning(lines: Iterable[Mapping[str, Any]]) -> LearningCurve | None:
     )
 
 
+@dataclass(frozen=True)
+class CostCurves:
+    """What was reached for what was spent, by system."""
+
+    title: str
+    panel: Markup
+    names: list[tuple[str, str, str]]  # name, style of its line, last value
+    ticks: Markup
+    unit: str
+
+
+def draw_costs(x: str, y: str, lines: Mapping[str, Points]) -> CostCurves | None:
+    """Curves of several systems over what was spent; None when there is nothing to draw."""
+    known = {name: points for name, points in list(lines.items())[: len(STYLES)] if points}
+    if not known:
+        return None
+    across = span_axis(max(at for points in known.values() for at, _ in points))
+    values = [value for points in known.values() for _, value in points]
+    up = fit_axis(values, floor_at=0 if min(values) >= 0 else None, ceiling_at=1 if max(values) <= 1 else None)
+    drawn = [Line(tuple(points), style) for points, style in zip(known.values(), STYLES)]
+    ends = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in known.items())
+    names = [(name, style, show_score(known[name][-1][1])) for name, style in zip(known, STYLES)]
+    panel = draw_panel(drawn, across, up, f"{y} by {x}, at the end: {ends}")
+    return CostCurves(f"{y} for what was spent", panel, names, draw_ticks(across, f"axis: {x}"), x)
+
+
 def smooth(values: Sequence[float], span: float) -> list[float]:
     """The exponential moving average over about `span` values, without the pull of its start towards 0."""
     keep = 1 - 2 / (span + 1)

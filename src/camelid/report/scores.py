@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 from camelid.report.numbers import show_score, show_value
 
 FOLD = 20  # more classes than this are shown by their extremes first
-SEEDS = "seeds"
+SEEDS, CURVES = "seeds", "curves"
 ENDS = {"value", "low", "high"}
 
 
@@ -140,27 +140,38 @@ class Seeds(BaseModel):
     systems: dict[str, SeedScores] = Field(min_length=1)
 
 
+class Curves(BaseModel):
+    """The entry "curves": something that grows with what was spent, of several systems; ours comes first."""
+
+    x: str
+    y: str
+    lines: dict[str, list[tuple[FiniteFloat, FiniteFloat]]] = Field(min_length=1)
+
+
 @dataclass(frozen=True)
 class Entries:
     """What scores.json holds; `plain` is (name, lines of a table) of entries the report does not understand."""
 
     comparisons: list[Comparison]
     seeds: Seeds | None
+    curves: Curves | None
     plain: list[tuple[str, list[tuple[str, str]]]]
 
 
 def read_entries(scores: Mapping[str, Any]) -> Entries:
     """The entries of scores.json, each as what it is."""
-    comparisons, plain, seeds = [], [], None
+    comparisons, plain, seeds, curves = [], [], None, None
     for name, entry in scores.items():
         try:
             if name == SEEDS:
                 seeds = Seeds.model_validate(entry)
+            elif name == CURVES:
+                curves = Curves.model_validate(entry)
             else:
                 comparisons.append(Comparison.model_validate({**entry, "name": name}))
         except (ValidationError, TypeError):
             plain.append((name, list(list_values(entry))))
-    return Entries(comparisons, seeds, plain)
+    return Entries(comparisons, seeds, curves, plain)
 
 
 def list_values(entry: Any, path: str = "") -> Iterator[tuple[str, str]]:

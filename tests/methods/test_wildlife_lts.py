@@ -1,0 +1,344 @@
+"""The card's checks of LTS with its numbers, and runs with each labeller."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from camelid import asking, methods
+from camelid.engines import Completion
+from camelid.engines.scripted import ScriptedEngine
+from camelid.errors import UserError
+from camelid.methods.classify import wildlife_lts as method
+from camelid.methods.classify.wildlife_lts import State, Study
+from camelid.rows import Judged, Member, iterate_rows
+
+
+def resolved(**values: Any) -> Any:
+    return methods.resolve("wildlife-lts", {name.replace("__", "."): value for name, value in values.items()})
+
+
+def members(labels: Sequence[bool]) -> list[Member]:
+    return [Member(str(at), "x", f"text {at}", (), "", bool(label)) for at, label in enumerate(labels)]
+
+
+def study_of(
+    recipe: Any, labels: Sequence[bool], cluster_N: Any, features: dict[str, Any], known: Sequence[bool]
+) -> Study:
+    """A study whose labeller knows, and errs as often as the recipe says; f is logistic regression on `features`."""
+    pool, validation = members(labels), members(known)
+    splits = {"pool": pool, "validation": validation, "test": validation}
+    fit = method.trainer_of(recipe, None, "", splits, features)  # type: ignore[arg-type]
+
+    def label(name: str, rows: Sequence[int]) -> list[Judged]:
+        return [method.tell_known(recipe, pool[row]) for row in rows]
+
+    return Study(recipe, pool, cluster_N, validation, label, fit)
+
+
+def tiny_study(**values: Any) -> Study:
+    """60 rows in two clusters, relevant where the first number is positive; f can tell them."""
+    draw = np.random.default_rng(0)
+    features = {name: draw.normal(size=(60, 2)) for name in ("pool", "validation")}
+    labels = {name: part[:, 0] > 0.5 for name, part in features.items()}
+    recipe = resolved(flip_positive=0, flip_negative=0, batch=6, **values)
+    cluster_N = np.arange(60) % 2
+    return study_of(
+        recipe, labels["pool"], cluster_N, features | {"test": features["validation"]}, labels["validation"]
+    )
+
+
+def test_check_1_posterior_and_choice() -> None:
+    study = tiny_study()
+    state = State((3.0, 0.0), (1.0, 4.0))
+    described = method.describe_rounds(study.recipe, state, [])
+    assert described["posterior mean of each cluster"] == pytest.approx([0.70, 0.10])
+    draw = np.random.default_rng(0)
+    chosen = Counter(method.draw_by_bandit(study, state, draw).cluster for _ in range(20_000))
+    assert chosen[0] / 20_000 == pytest.approx(0.98936, abs=0.004)
+
+
+def test_check_2_decay() -> None:
+    wins, losses = method.update((0.0, 0.0), (0.0, 0.0), 0, True, 0.99)
+    wins, losses = method.update(wins, losses, 0, False, 0.99)
+    assert (wins[0], losses[0]) == pytest.approx((0.9801, 0.99))
+    assert (wins[1], losses[1]) == (0, 0)
+    assert method.update((1.0,), (1.0,), None, True, 0.5) == ((0.5,), (0.5,)), "random batches are nobody's win"
+
+
+@pytest.mark.parametrize("sampler", [method.draw_by_bandit, method.draw_by_chance, method.draw_unsure])
+def test_check_3_no_row_is_labelled_twice(sampler: Any) -> None:
+    """Until the pool is empty, and then it stops; the same seed gives the same trace."""
+    asked: list[int] = []
+    study = tiny_study(rounds=25)
+    counted = replace(study, label=lambda name, rows: asked.extend(rows) or study.label(name, rows))  # type: ignore[func-returns-value]
+    state, trace = method.explore(counted, sampler, study.known)
+    assert sorted(asked) == list(range(60))
+    assert len(state.used) == 60
+    assert len(trace) <= 25
+    assert method.explore(study, sampler, study.known)[1] == trace
+    limited, _ = method.explore(replace(study, recipe=resolved(batch=6, most_calls=20)), sampler, study.known)
+    assert len(limited.used) == 20
+
+
+def test_check_4_a_rejected_round_leaves_the_accepted_classifier() -> None:
+    """Carried over are the positives only, and they serve the next round."""
+    study = tiny_study()
+    trained: list[list[int]] = []
+
+    def fit(name: str, rows: Sequence[int], labels: Sequence[bool]) -> Any:
+        trained.append(list(rows))
+        return lambda split: np.zeros(60) if name == "bad" else (np.arange(60) % 2).astype(float)
+
+    study = replace(study, fit=fit)
+    rows = np.arange(12)
+    first = [row for row in rows.tolist() if row < 6]
+    judged = [Judged(str(row), "x", "value", row % 2 == 1, "") for row in first]
+    draw = np.random.default_rng(0)
+    good = method.learn(study, State((0.0,) * 2, (0.0,) * 2), method.Batch(0, first), judged, draw, "good")
+    assert good.shares is not None
+    assert good.best > 0
+    assert good.accepted == tuple(first)
+    second = list(range(6, 12))
+    judged = [Judged(str(row), "x", "value", row % 2 == 0, "") for row in second]
+    bad = method.learn(study, good, method.Batch(1, second), judged, draw, "bad")
+    assert bad.shares is good.shares
+    assert (bad.best, bad.accepted, bad.carried) == (good.best, good.accepted, (6, 8, 10))
+    assert bad.waited == 1
+    judged = [Judged("12", "x", "malformed", None, "?"), Judged("13", "x", "value", False, "")]
+    after = method.learn(study, bad, method.Batch(1, [12, 13]), judged, draw, "bad")
+    assert set(bad.carried) < set(trained[-1])
+    assert 12 not in trained[-1]
+    assert {12, 13} <= after.used
+    assert 12 not in after.told, "what could not be read is no negative, and is not drawn again"
+
+
+@pytest.mark.parametrize(("reply", "value"), [
+    ("not a relevant animal", False), ("Relevant animal.", None), ("A relevant animal.", True),
+    ("This is a relevant animal", None), ("", None), ("NOT A RELEVANT ANIMAL. ", False),
+])  # fmt: skip
+def test_check_5_replies(reply: str, value: bool | None) -> None:
+    assert method.parse_word(reply, "a relevant animal", "not a relevant animal").value == value
+
+
+def test_check_5_the_cards_two_words() -> None:
+    read = lambda text: method.parse_word(text, "relevant animal", "not a relevant animal").value  # noqa: E731
+    assert [read(text) for text in ("not a relevant animal", "Relevant animal.", "This is a relevant animal", "")] == [
+        False, True, None, None
+    ]  # fmt: skip
+
+
+def test_check_6_the_metric_trap() -> None:
+    """Saying no to all has a weighted F1 above the authors' start score, and none of the relevant class."""
+    gold = np.array([False] * 397 + [True] * 102)
+    assert f1_score(gold, np.zeros(499, dtype=bool), average="weighted") == pytest.approx(0.705022, abs=1e-6)
+    assert method.f1_on(np.zeros(499), members(gold.tolist())) == 0
+    assert method.f1_on(gold * 0.6, members(gold.tolist())) == 1
+
+
+def simulate(seed: int, sampler: Any, **values: Any) -> tuple[int, int]:
+    """Check 7's world: relevant rows found at 500 and at 1,000 labels."""
+    draw = np.random.default_rng(seed)
+    centres, direction = draw.normal(0, 1.5, (10, 20)), draw.normal(size=20)
+    features, labels, clusters = {}, {}, {}
+    for name, rows in (("pool", 8000), ("validation", 500)):
+        clusters[name] = draw.integers(0, 10, rows)
+        labels[name] = draw.random(rows) < np.where(clusters[name] < 2, 0.2, 0.002)
+        shift = 2 * labels[name][:, None] * direction / np.linalg.norm(direction)
+        features[name] = centres[clusters[name]] + draw.normal(size=(rows, 20)) + shift
+    features["test"] = features["validation"]
+    recipe = resolved(rounds=50, batch=20, plan__seed=seed, **values)
+    study = study_of(recipe, labels["pool"], clusters["pool"], features, labels["validation"])
+    _, trace = method.explore(study, sampler, study.known)
+    assert trace[-1]["labels"] == 1000
+    return trace[24]["truly relevant"], trace[49]["truly relevant"]
+
+
+def test_check_7_twice_the_positives_of_random() -> None:
+    """Six seeds in the card: 56 and 144 by the bandit, 20 and 42 at random; the published loop finds no more."""
+    ours = np.mean([simulate(seed, method.draw_by_bandit) for seed in range(3)], axis=0)
+    chance = np.mean([simulate(seed, method.draw_by_chance) for seed in range(3)], axis=0)
+    published = np.mean(
+        [simulate(seed, method.draw_by_bandit, reward="gain", learn_from="batch") for seed in range(3)], axis=0
+    )
+    assert ours[1] > 2 * chance[1]
+    assert ours[1] > 1.5 * published[1]
+
+
+def write_pool(folder: Path, rows: int = 120) -> dict[str, Any]:
+    """Texts of which those with a shark are relevant; labels stand in the file of known rows only."""
+    draw = np.random.default_rng(2)
+    words = ["tooth", "shark", "boat", "shirt", "lamp", "net"]
+    texts = [" ".join(draw.choice(words, 4)) for _ in range(2 * rows)]
+    label = lambda text: "yes" if "shark" in text else "no"  # noqa: E731
+    (folder / "pool.csv").write_text("text\n" + "\n".join(texts[:rows]) + "\n")
+    known = [f"{text},{label(text)}" for text in texts[rows:]]
+    (folder / "known.csv").write_text("text,label\n" + "\n".join(known) + "\n")
+    return {
+        "data.train": str(folder / "pool.csv"),
+        "data.test": str(folder / "known.csv"),
+        "data.positive": ["yes"],
+        "features": "tfidf",
+        "clusters": 3,
+        "rounds": 4,
+        "batch": 8,
+        "task": "Say whether the advertisement is for a shark.",
+        "flip_positive": 0.0,
+        "flip_negative": 0.0,
+    }
+
+
+Answer = Callable[[Any], str]
+
+
+def run_with(monkeypatch: pytest.MonkeyPatch, answer: Answer, values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def opened(*_: Any, **__: Any) -> ScriptedEngine:
+        return ScriptedEngine(lambda request: answer(request.prompt[-1].content.rpartition("Text: ")[2]))
+
+    monkeypatch.setattr(method, "open_engine", opened)
+    monkeypatch.setattr(method, "SVD", 4)
+    methods.run("wildlife-lts", values | {"labeller": "engine", "answers": "generate"}, out=folder)
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_a_model_labels_and_a_resumed_run_asks_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text is asked about once; some replies are nonsense, which costs and is counted."""
+    asked: Counter[str] = Counter()
+
+    def answer(text: str) -> str:
+        asked[text] += 1
+        if "lamp lamp" in text:
+            return "I could not say"
+        return "Relevant." if "shark" in text else "not relevant"
+
+    values = write_pool(tmp_path) | {"compare": True, "price": 0.01}
+    scores = run_with(monkeypatch, answer, values, tmp_path / "run")
+    rounds = scores["rounds bandit"]
+    assert rounds["labels"] == 32
+    assert rounds["cost"] == pytest.approx(0.32)
+    assert rounds["outcomes"]["value"] + rounds["outcomes"].get("malformed", 0) == 32
+    assert scores["held_out"]["systems"]["bandit"]["f1_by_class"]["relevant"]["value"] > 0.7
+    assert set(scores["curves"]["lines"]) == {"bandit", "random by cluster", "least sure"}
+    labelled: list[Any] = list(iterate_rows(tmp_path / "run" / "labelled.jsonl"))
+    assert len(labelled) == rounds["outcomes"]["value"]
+    assert all((row.label == "relevant") == ("shark" in row.text) for row in labelled)
+    before = asked.total()
+    written = (tmp_path / "run" / "scores.json").read_bytes()
+    methods.resume(tmp_path / "run")
+    assert asked.total() == before
+    assert (tmp_path / "run" / "scores.json").read_bytes() == written
+
+
+def test_a_labeller_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No label at all: no classifier is trained, all is told, and nothing breaks."""
+    scores = run_with(monkeypatch, lambda text: "I cannot help with that.", write_pool(tmp_path), tmp_path / "run")
+    assert scores["rounds bandit"]["outcomes"] == {"refused": 32}
+    assert scores["rounds bandit"]["F1 on test"] == 0
+    assert scores["held_out"]["systems"]["bandit"]["f1_by_class"]["relevant"]["value"] == 0
+
+
+def test_a_budget_that_ends_mid_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was answered is learned from, and no further round begins."""
+
+    class Poor:
+        """An endpoint whose money ends after eleven replies."""
+
+        can, fingerprint, cache, left = frozenset(["sample"]), "poor", None, 11
+
+        def complete(self, requests: Sequence[Any]) -> Any:
+            for index, request in enumerate(requests):
+                self.left -= 1
+                shark = "shark" in request.prompt[-1].content.rpartition("Text: ")[2]
+                told = Completion("relevant" if shark else "not relevant", "end")
+                yield index, told if self.left >= 0 else Completion("", "failed", problem="budget")
+
+    poor = Poor()
+    monkeypatch.setattr(method, "open_engine", lambda *_, **__: poor)
+    monkeypatch.setattr(method, "SVD", 4)
+    values = write_pool(tmp_path) | {"labeller": "engine", "answers": "generate"}
+    methods.run("wildlife-lts", values, out=tmp_path / "run")
+    rounds = json.loads((tmp_path / "run" / "scores.json").read_text())["rounds bandit"]
+    assert rounds["outcomes"] == {"value": 11, "failed": 5}
+    assert len(rounds["trace"]) == 2
+
+
+def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quit in the middle of a round; resumed, only what was not answered is shown."""
+    shown: list[str] = []
+    keys = iter(["x", "y", "n", "s", "q"])
+    monkeypatch.setattr(method, "SVD", 4)
+    monkeypatch.setattr(asking, "show", shown.append)
+    monkeypatch.setattr(asking, "read_key", lambda: next(keys))
+    values = write_pool(tmp_path) | {"labeller": "ask", "rounds": 1, "task": ""}
+    with pytest.raises(UserError, match="you stopped"):
+        methods.run("wildlife-lts", values, out=tmp_path / "run")
+    first = [text for text in shown if text.startswith("\n") and "[y: relevant" in text]
+    assert len(first) == 4
+    shown.clear()
+    monkeypatch.setattr(asking, "read_key", lambda: "n")
+    methods.resume(tmp_path / "run")
+    again = [text for text in shown if "[y: relevant" in text]
+    assert again[0] == first[3], "the one that was not answered"
+    assert len(again) == 5
+    rounds = json.loads((tmp_path / "run" / "scores.json").read_text())["rounds bandit"]
+    assert rounds["outcomes"] == {"value": 7, "refused": 1}
+    assert rounds["relevant found"] == 1
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    shown: list[str] = []
+    row = Member("0", "x", "a \x1b[2J b", (), "", None)
+    asking.ask_people([row], {"y": (True, "yes")}, read=lambda: "y", write=shown.append)
+    assert "\x1b" not in "".join(shown)
+
+
+def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path) -> None:
+    values = write_pool(tmp_path, rows=40) | {"features": "embeddings", "rounds": 2, "classifier": "label-supervision"}
+    values |= {"model.base": str(tiny_model), "plan.epochs": 1, "plan.adapt_from_layer": 0}
+    (tmp_path / "pool.csv").write_text((tmp_path / "known.csv").read_text())
+    folder = methods.run("wildlife-lts", values | {"labeller": "known"}, out=tmp_path / "run")
+    made = sorted(path.parent.name for path in (folder / "classifiers").glob("*/*/handle.json"))
+    assert made == [f"round-{number:03d}" for number in range(len(made))]
+    assert made
+    before = (folder / "scores.json").read_bytes()
+    methods.resume(folder)
+    assert (folder / "scores.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"labeller": "engine", "task": " "}, "not told what is relevant"),
+    ({"labeller": "known"}, "rows of the pool have no label"),
+    ({"labeller": "ask", "flip_positive": 0.1}, "are for labeller = known"),
+    ({"labeller": "ask", "relevant": "Yes", "other": "yes "}, "the same word"),
+    ({"labeller": "ask", "data.positive": ["shark"]}, "are not of two classes"),
+    ({"labeller": "ask", "data.test": None}, "no labelled rows are named"),
+])  # fmt: skip
+def test_what_cannot_be(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    values = {name: value for name, value in (write_pool(tmp_path) | change).items() if value is not None}
+    with pytest.raises(UserError) as raised:
+        method.check(methods.resolve("wildlife-lts", values))
+    assert words in " ".join(error.what for error in raised.value.all())
+
+
+@pytest.mark.parametrize("clustering", ["kmeans", "lda"])
+def test_clusters_are_numbered_without_gaps(clustering: str, tmp_path: Path) -> None:
+    recipe = resolved(clustering=clustering, clusters=4)
+    pool = [
+        Member(str(at), "x", ("cats and dogs " if at % 2 else "ships at sea ") * 3, (), "", None) for at in range(30)
+    ]
+    features_NP = np.array([[at % 2, 0.0] for at in range(30)])
+    cluster_N = method.find_clusters(recipe, pool, features_NP)
+    assert sorted(set(cluster_N.tolist())) == list(range(cluster_N.max() + 1))
+    assert len({(at % 2, int(arm)) for at, arm in enumerate(cluster_N)}) == cluster_N.max() + 1
+
+
+def test_cleaning() -> None:
+    assert method.clean("  Great-White\xa0SHARK's\n tooth!! 2 cm ") == "great white shark s tooth 2 cm"
