@@ -45,7 +45,8 @@ format: $(DEV_STAMP) ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 effects: $(DEV_STAMP) ## the long real experiments; results into docs/
-	$(BIN)/python -m pytest -m effects tests/effects -s
+	$(BIN)/python -m pytest -m effects tests/effects tests/test_never_twice.py -s
+	CAMELID_EXAMPLES=100 $(BIN)/python -m pytest tests/test_anything.py
 
 bench: $(DEV_STAMP) ## side by side with what one would use instead; JSON lines into bench/results.jsonl
 	$(BIN)/python bench/ls_llama.py

@@ -28,7 +28,13 @@ LABELS = {
     "regression": st.one_of(
         st.floats(allow_nan=True, allow_infinity=True, width=32), st.integers(-5, 5), st.just("many")
     ),
+    "tags": st.none(),
 }
+SENTENCES = st.fixed_dictionaries({
+    "tokens": st.lists(st.sampled_from(["Ada", "met", "Bo", "in", "O'Hara-Town", "\N{ROCKET}", " ", ""]), max_size=6),
+    "tags": st.lists(st.sampled_from(["O", "B-person", "I-person", "S-place", "NOUN"]), max_size=6),
+})  # fmt: skip
+ALIKE = st.lists(st.sampled_from([("Ada met Bo", "B-person O B-person"), ("in Oslo", "O B-place")]), max_size=12)
 VALUES = st.fixed_dictionaries(
     {},
     optional={
@@ -56,6 +62,13 @@ VALUES = st.fixed_dictionaries(
         "plan.tuning": st.sampled_from(["lora", "full"]),
         "plan.lora_dropout": st.sampled_from([0.0, 0.2]),
         "plan.gradient_checkpointing": st.booleans(),
+        "plan.seed": st.sampled_from([0, 4295, 2**32 - 1]),
+        "plan.precision": st.sampled_from(["auto", "float32", "bfloat16"]),
+        "plan.groups": st.just([{"match": "head", "learning_rate": 1e-3}]),
+        "compare": st.booleans(),
+        "instruct": st.booleans(),
+        "shots": st.sampled_from([1, 3, 60]),
+        "seeds": st.sampled_from([1, 2]),
     },
 )
 
@@ -68,14 +81,18 @@ VALUES = st.fixed_dictionaries(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 def test_rows_and_recipes(task: str, tiny_model: Path, tmp_path: Path, data: Any) -> None:
-    rows = data.draw(st.lists(st.fixed_dictionaries({"text": TEXTS, "label": LABELS[task]}), max_size=25), label="rows")
+    one = SENTENCES if task == "tags" else st.fixed_dictionaries({"text": TEXTS, "label": LABELS[task]})
+    rows = data.draw(st.lists(one, max_size=25), label="rows")
+    if task == "tags":  # words and tags of equal number are rare among random ones
+        rows += [{"tokens": words.split(), "tags": tags.split()} for words, tags in data.draw(ALIKE, label="more")]
     values = data.draw(VALUES, label="values")
     shutil.rmtree(tmp_path, ignore_errors=True)
     tmp_path.mkdir()
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     settings_ = [part for name, value in values.items() for part in ("--set", f"{name}={json.dumps(value)}")]
-    options = ["--data", source, "--task", task, "--model", tiny_model, "--epochs", 1, *settings_]
+    kind = ["--tokens", "tokens"] if task == "tags" else ["--task", task]
+    options = ["--data", source, *kind, "--model", tiny_model, "--epochs", 1, *settings_]
     checked = invoke("check", "ls-llama", *options)
     result = invoke("run", "ls-llama", *options, "--out", tmp_path / "run")
     assert checked.exit_code in (0, 2), checked.output

@@ -3,6 +3,7 @@ no run folder, because all of it is found before training starts."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from camelid import data
+from camelid import bases, data, prediction
+from camelid.data import formats
+from camelid.errors import UserError
 from conftest import Camelid, labelled_rows, write_csv, write_jsonl
 
 GOOD = "".join(f"{row['text']},{row['label']}\n" for row in labelled_rows())
@@ -323,6 +326,29 @@ def test_layers_that_the_model_does_not_have(refused: Refused, tweets_csv: Path,
 
 
 # Models
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF\x03", b"not a model at all, but long enough to be read as one" * 9])
+def test_a_broken_gguf_file(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAMELID_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "broken.gguf").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read .*broken\.gguf"):
+        bases.open_base(str(tmp_path / "broken.gguf"))
+
+
+def test_labels_that_the_disk_has_no_room_for(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, and no half file is left behind."""
+
+    def full(part: Path, *_: object) -> None:
+        part.write_text("half a li")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(formats, "_write_part", full)
+    (tmp_path / "new.csv").write_text("text\nfine\n")
+    with pytest.raises(UserError, match="No space left") as raised:
+        prediction.predict_file(trained, tmp_path / "new.csv", tmp_path / "out.csv")
+    assert "--out" in raised.value.fix
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
 def test_an_unknown_model_is_told_soon_and_quietly(tweets_csv: Path, tmp_path: Path) -> None:

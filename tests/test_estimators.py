@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -124,6 +126,77 @@ def test_mistakes_are_told(tiny_model: Path) -> None:
         TokenClassifier(str(tiny_model)).fit([["a"], ["b"]], [["O"], ["O", "O"]])
     with pytest.raises(UserError, match="class_weight"):
         classifier(tiny_model, class_weight="heavy").fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"pooling": "avg"}, "pooling = 'avg'"), ({"attention": "Causal"}, "attention = 'Causal'"),
+    ({"stride": 0}, "stride = 0"), ({"max_tokens": 64, "stride": 80}, "stride = 80"),
+    ({"max_tokens": 1}, "max_tokens = 1"),
+])  # fmt: skip
+def test_values_that_are_no_choices_are_told(values: dict[str, Any], words: str, tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        classifier(tiny_model, **values).fit(TEXTS, LABELS)
+
+
+@pytest.mark.parametrize(("X", "y", "words"), [
+    ("one text", ["x"], "X is one text"), (np.array([["a"], ["b"]]), ["x", "y"], "2 dimensions"),
+    (["a", "", "c"], ["x", "y", "x"], r"X\[1\] has no text"), (["a", None], ["x", "y"], r"X\[1\] has NoneType"),
+    (["a", "b"], [0.5, 1.5], "continuous"),
+])  # fmt: skip
+def test_what_is_no_text_or_no_class(X: Any, y: Any, words: str, tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        classifier(tiny_model).fit(X, y)
+
+
+def test_nothing_but_texts_is_predicted(tiny_model: Path) -> None:
+    estimator = classifier(tiny_model).fit(TEXTS, LABELS)
+    for wrong in ("one text", ["fine", ""], ["fine", 3]):
+        with pytest.raises(ValueError, match=r"X is one text|no text in it|int, not text"):
+            estimator.predict(wrong)
+    with pytest.raises(ValueError, match="sequence of words"):
+        TokenClassifier(str(tiny_model)).fit(["a text"], [["O"]])
+
+
+def test_columns_and_sparse_indicators(tiny_model: Path) -> None:
+    from scipy.sparse import csr_matrix
+    from sklearn.exceptions import DataConversionWarning
+
+    with pytest.warns(DataConversionWarning):
+        column = classifier(tiny_model).fit(TEXTS, np.array(LABELS)[:, None])
+    assert list(column.classes_) == ["cross", "glad", "plain"]
+    indicator = np.array([[label == "glad", label != "plain"] for label in LABELS]).astype(int)
+    found = [classifier(tiny_model).fit(TEXTS, y).predict(TEXTS[:9]) for y in (indicator, csr_matrix(indicator))]
+    assert np.array_equal(*found)
+
+
+def test_fitting_leaves_the_callers_random_numbers_alone(tiny_model: Path) -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    wanted = random.random(), np.random.random(), torch.rand(1).item()
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    classifier(tiny_model).fit(TEXTS, LABELS)
+    assert (random.random(), np.random.random(), torch.rand(1).item()) == wanted
+
+
+def test_numpys_numbers_of_a_grid_can_be_saved(tiny_model: Path, tmp_path: Path) -> None:
+    estimator = classifier(tiny_model, lora_rank=np.int64(4), learning_rate=np.float64(1e-3)).fit(TEXTS, LABELS)
+    estimator.base = Path(estimator.base)
+    estimator.save(tmp_path / "saved")
+    assert LabelClassifier.load(tmp_path / "saved").lora_rank == 4
+
+
+def test_a_tagger_is_cloned_and_chosen_by_a_grid(tiny_model: Path) -> None:
+    tagger = TokenClassifier(
+        str(tiny_model), epochs=1, adapt_from_layer=0, max_tokens=16, stride=6, class_weight="balanced",
+        plan={"precision": "float32"},
+    )  # fmt: skip
+    found = GridSearchCV(tagger, {"learning_rate": [1e-3, 1e-2]}, cv=2).fit(SENTENCES, TAGS)
+    assert found.best_params_["learning_rate"] in (1e-3, 1e-2)
+    once, again = (clone(tagger).fit(SENTENCES, TAGS).predict(SENTENCES) for _ in range(2))
+    assert once == again
 
 
 def test_dev_rows_that_are_not_there_are_told(tiny_model: Path) -> None:

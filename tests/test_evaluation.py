@@ -273,6 +273,23 @@ def test_seeds_keep_every_value() -> None:
     assert found["mean"]["high"] - 0.75 == pytest.approx(12.7062 * 0.25, abs=1e-3)
 
 
+def test_tags_that_mark_no_entities_are_scored_word_by_word() -> None:
+    """Parts of speech: whole entities would be right nowhere, whatever the tagger."""
+    gold = [("NOUN", "VERB"), ("NOUN", "NOUN", "ADJ"), ("VERB",)] * 4
+    said = [("NOUN", "VERB"), ("NOUN", "ADJ", "ADJ"), ("NOUN",)] * 4
+    rows = [Predicted(str(at), *pair, {}) for at, pair in enumerate(zip(gold, said, strict=True))]
+    found = evaluate({OURS: rows}, ["ADJ", "NOUN", "VERB"], OURS, "tags")
+    flat = [[tag for line in lines for tag in line] for lines in (gold, said)]
+    scores = found["systems"][OURS]
+    assert found["metric"] == "token_accuracy"
+    assert scores["token_accuracy"]["value"] == pytest.approx(accuracy_score(*flat))
+    assert scores["macro_f1"]["value"] == pytest.approx(f1_score(*flat, average="macro"))
+    assert scores["f1_by_class"]["NOUN"]["value"] == pytest.approx(f1_score(*flat, labels=["NOUN"], average=None)[0])
+    assert found["classes"] == ["ADJ", "NOUN", "VERB"]
+    assert found["support"] == {"ADJ": 4, "NOUN": 12, "VERB": 8}
+    assert list(curve_scores(rows, ["ADJ", "NOUN", "VERB"], "tags")) == ["token_accuracy", "macro_f1"]
+
+
 def test_a_bound_is_scored_and_is_no_rival() -> None:
     """Whoever has the labels that ours may not see is in the table, and not in the verdict."""
     gold = ["a", "b"] * 20

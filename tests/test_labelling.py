@@ -12,20 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.utils.class_weight import compute_class_weight
 
-from camelid import bases, methods, models
+from camelid import bases, labelling, methods, models, prediction
 from camelid.batches import Batch, Tokens, collate_rows
 from camelid.data import read_splits
 from camelid.errors import UserError
 from camelid.heads import Sight, attention_spans, build_head, run_trunk
 from camelid.labelling import balanced_weights, fit_temperature
+from camelid.methods.classify import ls_llama
 from camelid.methods.classify.ls_llama import mask_tokens
 from camelid.objectives import binary_cross_entropy, cross_entropy, squared_error
 from camelid.prediction import find_entities, predict_file, split_words
 from camelid.reading import Reading, tell_answer
 from camelid.recipe import Data, Plan
-from camelid.rows import Labelled
+from camelid.rows import Labelled, Predicted
 from camelid.training import trainable
 from conftest import batch_of, invoke, labelled_rows, tiny_trunk, write_csv, write_jsonl
 
@@ -169,7 +171,10 @@ def test_the_temperature_is_found_again(true: float) -> None:
     assert fit_temperature(logits, drawn) == pytest.approx(true, rel=0.05)
 
 
-def test_calibration_is_saved_and_changes_no_label(on_tweets: dict[str, Any], tmp_path: Path) -> None:
+def test_calibration_is_saved_and_changes_no_label(
+    on_tweets: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "LEAST_ROWS", 1)
     found = {}
     for calibrate in (True, False):
         options = on_tweets | {"plan.epochs": 2, "calibrate": calibrate}
@@ -321,7 +326,13 @@ def test_the_answer_is_told_token_by_token(tiny_model: Path) -> None:
     [
         ({"mntp_epochs": 1}, "need bidirectional attention"),
         ({"unmask_layers": [1, 2]}, "need bidirectional attention"),
-        ({"attention": "bidirectional", "unmask_layers": [2, 2]}, "holds no layer"),
+        ({"attention": "bidirectional", "unmask_layers": [2, 2]}, "is no range of layers"),
+        ({"attention": "bidirectional", "unmask_layers": [1, 9]}, "is no range of layers"),
+        ({"attention": "bidirectional", "unmask_layers": [40, 50]}, "is no range of layers"),
+        ({"paper_padding": True, "plan.pack_tokens": 64}, "cannot go together"),
+        ({"max_tokens": 4096}, "is more than the 512 tokens"),
+        ({"compare": True, "shots": 50}, "the longest prompt of the comparison has"),
+        ({"data.train_rows": 1, "data.dev_rows": 1}, "has a single class"),
         ({"stride": 200, "max_tokens": 256}, "little or no overlap"),
         ({"stride": 8, "paper_padding": True}, "cannot go together"),
         ({"instruct": True, "data.task": "regression"}, "instruct needs one class a text"),
@@ -355,6 +366,55 @@ def test_predicting_entities_of_plain_text(trained_tags: Path, tmp_path: Path) -
         row = json.loads(line)
         for found in row["entities"]:
             assert row["body"][found["start"] : found["end"]] == found["text"]
+
+
+def test_entities_found_in_plain_text_have_their_characters(
+    trained_tags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words of the text are tagged; whatever is tagged B- is cut out of the text as it stands, spaces and all."""
+
+    def tagged(_: Any, rows: Any, __: Any) -> list[Predicted]:
+        tags = {"Ada": "B-person", "Byron": "I-person", "Oslo": "B-place"}
+        return [Predicted(row.id, None, tuple(tags.get(word, "O") for word in row.tokens), {}) for row in rows]
+
+    monkeypatch.setattr(prediction, "predict_with", tagged)
+    source = write_csv(tmp_path / "new.csv", [{"body": "Ada  Byron, left (Oslo)."}])
+    predict_file(trained_tags, source, tmp_path / "out.jsonl", text="body")
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["entities"] == [
+        {"type": "person", "text": "Ada  Byron", "start": 0, "end": 10},
+        {"type": "place", "text": "Oslo", "start": 18, "end": 22},
+    ]
+
+
+def test_full_training_goes_on_from_an_adapted_model(on_tweets: dict[str, Any], tmp_path: Path) -> None:
+    """What masked next-token prediction changed in all weights is what the label model starts from."""
+    values = {"attention": "bidirectional", "mntp_epochs": 1, "plan.tuning": "full", "plan.epochs": 1}
+    recipe = methods.resolve("ls-llama", on_tweets | values)
+    folder = methods.run("ls-llama", on_tweets | values, out=tmp_path / "run")
+    adapted = load_file(folder / "adapted" / "trunk" / "model.safetensors")
+    started = ls_llama.build(recipe, recipe.plan, "labels", ["a", "b"], folder / "adapted")
+    fresh = ls_llama.build(recipe, recipe.plan, "labels", ["a", "b"])
+    name = "layers.0.self_attn.q_proj.weight"
+    assert torch.equal(started.trunk.state_dict()[name], adapted[f"model.{name}"])
+    assert not torch.equal(started.trunk.state_dict()[name], fresh.trunk.state_dict()[name])
+
+
+def test_a_class_of_all_rows_or_none_weighs_one() -> None:
+    """Nothing is there to be balanced: a weight of 0 would teach nothing, one without bound everything."""
+    rows = [Labelled(str(n), "", "t", ("a", "b") if n < 1 else ("a",)) for n in range(4)]
+    weights = balanced_weights(rows, SimpleNamespace(task="multi-label", classes=["a", "b", "c"]))
+    assert weights.tolist() == [1.0, 3.0, 1.0]
+
+
+def test_no_temperature_from_few_rows_or_from_rows_that_are_all_right() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]] * 15)
+    right = torch.tensor([0, 1] * 15)
+    assert fit_temperature(logits, right) == 1.0
+    wrong = right.clone()
+    wrong[:6] = 1 - wrong[:6]
+    assert fit_temperature(logits, wrong) != 1.0
+    assert fit_temperature(logits[:19], wrong[:19]) == 1.0
 
 
 def test_windows_through_a_whole_run(tiny_model: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from camelid import metrics
-from camelid.metrics import Draws, entities
+from camelid.metrics import Draws, entities, marks_entities
 
 
 @pytest.fixture
@@ -91,6 +91,24 @@ def test_entities_as_conlleval_reads_them() -> None:
     expected = {("per", 0, 1), ("loc", 3, 4), ("loc", 5, 5), ("per", 6, 6), ("per", 7, 7)}
     assert entities(tags) == expected
     assert entities(tags, strict=True) == {("per", 0, 1), ("loc", 5, 5), ("per", 7, 7)}
+
+
+@pytest.mark.parametrize(("tags", "chunks"), [
+    (["S-a", "S-a", "O"], {("a", 0, 0), ("a", 1, 1)}),
+    (["B-a", "I-a", "E-a", "I-a"], {("a", 0, 2), ("a", 3, 3)}),
+    (["B-a", "E-a", "B-a", "O"], {("a", 0, 1), ("a", 2, 2)}),
+    (["U-x", "B-y", "L-y", "L-z"], {("x", 0, 0), ("y", 1, 2), ("z", 3, 3)}),
+    (["E-a", "E-a"], {("a", 0, 0), ("a", 1, 1)}),
+])  # fmt: skip
+def test_entities_of_other_schemes(tags: list[str], chunks: set[tuple[str, int, int]]) -> None:
+    assert entities(tags) == chunks
+
+
+def test_which_tags_mark_entities() -> None:
+    assert marks_entities(["O", "B-person", "I-person"])
+    assert marks_entities(["S-place", "O", "E-place", "B-place"])
+    assert not marks_entities(["NOUN", "VERB", "O"])
+    assert not marks_entities(["O"])
 
 
 def test_entity_f1_by_hand() -> None:

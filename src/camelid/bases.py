@@ -9,6 +9,7 @@ import gc
 import importlib.util
 import json
 import os
+import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,16 +140,21 @@ def _from_gguf(path: Path) -> Path:
     folder = cache_folder() / "models" / f"{path.stem}-{runs.sha256(path)[:12]}"
     if folder.is_dir():
         return folder
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
+        raise UserError(f"cannot read {path}: {_first_line(error)}", "Is it a whole .gguf file of a LLaMA?") from error
     # transformers refuses to save a model it believes quantised, though the weights are plain float32 by now
     model.hf_quantizer = None
     del model.config.quantization_config, model.is_quantized, model.quantization_method
     part = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
+    with runs.disk_errors(cache_folder(), "Make room there, or set CAMELID_CACHE to another folder."):
+        part.mkdir(parents=True, exist_ok=True)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
     del model
     gc.collect()
     try:

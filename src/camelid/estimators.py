@@ -7,21 +7,25 @@ own folder (safetensors and JSON), never pickle.
 from __future__ import annotations
 
 import json
+import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from camelid import bases, labelling, models, prediction, runs
-from camelid.errors import UserError
+from camelid.errors import UserError, raise_all
 from camelid.evaluation import curve_scores
-from camelid.reading import Reading
+from camelid.reading import Reading, complain_of_reading
 from camelid.recipe import Plan
 from camelid.rows import Labelled, Predicted, Tagged
 
@@ -63,7 +67,8 @@ class _TextEstimator(BaseEstimator):
         folder.mkdir(parents=True, exist_ok=True)
         with runs.disk_errors(folder):
             models.save(self.model_, folder)
-            values = {"class": type(self).__name__, "params": self.get_params(), "fitted": self._fitted()}
+            params = {name: _plain(value) for name, value in self.get_params().items()}
+            values = {"class": type(self).__name__, "params": params, "fitted": self._fitted()}
             runs.write_json(folder / "estimator.json", values)
         return folder
 
@@ -86,18 +91,30 @@ class _TextEstimator(BaseEstimator):
 
     def _fit(self, rows: Sequence[Any], settings: dict[str, Any]) -> None:
         """Train a model on the rows; its logs and checkpoints live in a folder that is deleted."""
-        if self.class_weight not in (None, "balanced"):
-            raise UserError(f"class_weight = {self.class_weight!r}", 'It can be None or "balanced".')
+        self._check()
         named = {name: value for name, value in self.get_params().items() if name in Plan.model_fields}
         plan = Plan(**named | (self.plan or {}))
-        base = bases.open_base(self.base)
+        base = bases.open_base(str(self.base))
         settings = {**settings, "sight": {"attention": self.attention}}
-        self.model_ = models.label_model(base, settings, plan, self._reading())
-        self.tokenizer_ = base.tokenizer
-        with tempfile.TemporaryDirectory() as folder:
+        with _own_randomness(), tempfile.TemporaryDirectory() as folder:
+            self.model_ = models.label_model(base, settings, plan, self._reading())
+            self.tokenizer_ = base.tokenizer
             labelling.fit(
                 self.model_, self.tokenizer_, rows, [], plan, Path(folder), balanced=self.class_weight == "balanced"
             )
+
+    def _check(self) -> None:
+        """Raise UserError for values that are none of their choices, all at once."""
+        choices = {"attention": ("causal", "bidirectional"), "class_weight": (None, "balanced")} | self._choices()
+        wrong = [
+            UserError(f"{name} = {getattr(self, name)!r}", f"It can be {' or '.join(map(repr, known))}.")
+            for name, known in choices.items()
+            if getattr(self, name) not in known
+        ]
+        raise_all([*wrong, *(UserError(*complaint) for complaint in complain_of_reading(self._reading()))])
+
+    def _choices(self) -> dict[str, tuple[Any, ...]]:
+        return {}
 
     def _predict(self, rows: Sequence[Any]) -> list[Predicted]:
         check_is_fitted(self, "model_")
@@ -124,9 +141,12 @@ class LabelClassifier(ClassifierMixin, _TextEstimator):
 
     pooling: str = "last"
 
+    def _choices(self) -> dict[str, tuple[Any, ...]]:
+        return {"pooling": ("last", "mean", "max")}
+
     def fit(self, X: Sequence[str], y: Any) -> LabelClassifier:
         """Train on texts and their classes. Raises ValueError where their numbers differ or there is one class only."""
-        texts, gold = list(X), np.asarray(y)
+        texts, gold = _texts(X), _classes(y)
         if len(texts) != len(gold):
             raise ValueError(f"{len(texts)} texts and {len(gold)} labels")
         self.classes_ = np.arange(gold.shape[1]) if gold.ndim == 2 else np.unique(gold)
@@ -152,7 +172,7 @@ class LabelClassifier(ClassifierMixin, _TextEstimator):
     def predict_proba(self, X: Sequence[str]) -> NDArray[np.float64]:
         """Probabilities (texts, classes) in the order of `classes_`; each for itself for an indicator matrix."""
         check_is_fitted(self, "model_")
-        rows = [Labelled(str(number), f"X[{number}]", text, "") for number, text in enumerate(X)]
+        rows = [Labelled(str(number), f"X[{number}]", text, "") for number, text in enumerate(_texts(X))]
         found = [list(row.probabilities.values()) for row in self._predict(rows)]
         return np.array(found).reshape(len(rows), len(self.classes_))
 
@@ -185,8 +205,8 @@ class TokenClassifier(_TextEstimator):
         return [list(row.predicted) for row in self._predict(_tagged(X, None))]  # type: ignore[arg-type]
 
     def score(self, X: Sequence[Sequence[str]], y: Sequence[Sequence[str]]) -> float:
-        """Micro F1 of whole entities (type and both ends right)."""
-        return curve_scores(self._predict(_tagged(X, y)), self.classes_.tolist(), "tags")["entity_f1"]
+        """Micro F1 of whole entities (type and both ends right); the share of right tags where they mark none."""
+        return next(iter(curve_scores(self._predict(_tagged(X, y)), self.classes_.tolist(), "tags").values()))
 
     def _fitted(self) -> dict[str, Any]:
         return {"classes": self.classes_.tolist()}
@@ -196,11 +216,57 @@ class TokenClassifier(_TextEstimator):
 
 
 def _tagged(sentences: Sequence[Sequence[str]], tags: Sequence[Sequence[str]] | None) -> list[Tagged]:
+    if isinstance(sentences, str) or any(isinstance(sentence, str) for sentence in sentences):
+        raise ValueError("X holds text where sentences are wanted: each is a sequence of words")
     words = [tuple(sentence) for sentence in sentences]
     marks = [("",) * len(sentence) for sentence in words] if tags is None else [tuple(line) for line in tags]
     if len(words) != len(marks):
         raise ValueError(f"{len(words)} sentences and {len(marks)} lines of tags")
     for number, (sentence, line) in enumerate(zip(words, marks, strict=True)):
-        if len(sentence) != len(line) or not sentence:
+        if not sentence:
+            raise ValueError(f"sentence {number} has no words")
+        if len(sentence) != len(line):
             raise ValueError(f"sentence {number} has {len(sentence)} words and {len(line)} tags")
     return [Tagged(str(number), f"X[{number}]", *pair) for number, pair in enumerate(zip(words, marks, strict=True))]
+
+
+def _texts(X: Any) -> list[str]:
+    """The texts of a sequence. Raises ValueError for one bare text, a table, and anything that is no text."""
+    if isinstance(X, str):
+        raise ValueError("X is one text; give a list of texts")
+    if getattr(X, "ndim", 1) != 1:
+        raise ValueError(f"X has {X.ndim} dimensions; give one column of texts")
+    texts = list(X)
+    for number, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            said = "no text in it" if isinstance(text, str) else f"{type(text).__name__}, not text"
+            raise ValueError(f"X[{number}] has {said}")
+    return texts
+
+
+def _classes(y: Any) -> NDArray[Any]:
+    """y as classes (texts,), or as an indicator matrix (texts, classes). Raises ValueError for decimal numbers."""
+    gold: Any = y.toarray() if hasattr(y, "toarray") else np.asarray(y)
+    if gold.ndim == 2 and gold.shape[1] == 1:
+        gold = column_or_1d(gold, warn=True)
+    check_classification_targets(gold)
+    return gold
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: grids give NumPy's own numbers, and a base may be a path."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Within, seeds are set as training needs them; outside, the caller's random numbers go on as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

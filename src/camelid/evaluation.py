@@ -48,7 +48,8 @@ def evaluate(
 
     The scores of a system are, by task:
     "labels": accuracy, macro_f1, f1_by_class, confusion, and `score_calibration` where it gives probabilities;
-    "tags": entity_f1, token_accuracy, f1_by_class;
+    "tags": entity_f1, token_accuracy, f1_by_class; of tags that mark no entities, such as parts of speech,
+    token_accuracy, macro_f1 over tags, f1_by_class;
     "multi-label": micro_f1, macro_f1, exact_match, f1_by_class;
     "regression": r2, pearson, spearman, mae, rmse;
     "ranking": average_precision of the second class's probability, then those of "labels";
@@ -72,8 +73,8 @@ def evaluate(
         "task": task,
         "metric": main,
         "rows": len(systems[ours]),
-        "classes": _kinds(classes) if task == "tags" else list(classes),
-        "support": _support(systems[ours], task),
+        "classes": _kinds(classes) if task == "tags" and metrics.marks_entities(classes) else list(classes),
+        "support": _support(systems[ours], task, classes),
         "ours": ours,
         "systems": scored,
         "against": against,
@@ -198,6 +199,8 @@ def _score_tags(predictions: Sequence[Predicted], classes: Sequence[str], draws:
     pairs: list[tuple[Any, Any]] = [(row.gold, row.predicted) for row in predictions]
     counts = np.stack([metrics.entity_counts(gold, found) for gold, found in pairs])
     words = np.array([[sum(map(str.__eq__, gold, found)), len(gold)] for gold, found in pairs])
+    if not metrics.marks_entities(classes):
+        return _score_words(pairs, classes, words, draws)
     sampled = metrics.bootstrap_sum(counts, draws, metrics.counted_f1)
     by_kind = {kind: np.stack([metrics.entity_counts(*pair, kind=kind) for pair in pairs]) for kind in _kinds(classes)}
     scores = {
@@ -216,6 +219,27 @@ def _score_tags(predictions: Sequence[Predicted], classes: Sequence[str], draws:
         },
     }
     return Scored(scores, sampled, words[:, 0] == words[:, 1])
+
+
+def _score_words(pairs: Sequence[Any], classes: Sequence[str], words: Any, draws: Draws) -> Scored:
+    """Tags of words that are no parts of entities: each word for itself, intervals over sentences."""
+    counts_NC3 = np.stack([[metrics.word_counts(gold, found, name) for name in classes] for gold, found in pairs])
+    of_words = metrics.bootstrap_sum(words, draws, _share)
+    by_class = {
+        name: _json(interval(
+            float(metrics.counted_f1(counts_NC3[:, at].sum(axis=0))),
+            metrics.bootstrap_sum(counts_NC3[:, at], draws, metrics.counted_f1),
+        ))
+        for at, name in enumerate(classes)
+    }  # fmt: skip
+    macro = lambda counts_X: metrics.counted_f1(counts_X.reshape(*counts_X.shape[:-1], -1, 3)).mean(axis=-1)  # noqa: E731
+    flat = counts_NC3.reshape(len(pairs), -1)
+    scores = {
+        "token_accuracy": _json(interval(float(_share(words.sum(axis=0))), of_words)),
+        "macro_f1": _json(interval(float(macro(flat.sum(axis=0))), metrics.bootstrap_sum(flat, draws, macro))),
+        "f1_by_class": by_class,
+    }
+    return Scored(scores, of_words, words[:, 0] == words[:, 1])
 
 
 def _score_sets(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
@@ -281,12 +305,12 @@ def _kinds(classes: Sequence[str]) -> list[str]:
     return sorted({name.partition("-")[2] for name in classes if "-" in name})
 
 
-def _support(predictions: Sequence[Predicted], task: str) -> dict[str, int]:
-    """Gold rows, or entities, by class; nothing for numbers."""
+def _support(predictions: Sequence[Predicted], task: str, classes: Sequence[str]) -> dict[str, int]:
+    """Gold rows, entities, or tagged words, by class; nothing for numbers."""
     golds: list[Any] = [row.gold for row in predictions]
     if task == "regression":
         return {}
-    if task == "tags":
+    if task == "tags" and metrics.marks_entities(classes):
         golds = [[kind for kind, *_ in metrics.entities(gold)] for gold in golds]
     counts = Counter(golds) if task == "labels" else Counter(name for gold in golds for name in gold)
     return dict(sorted(counts.items()))

@@ -55,6 +55,10 @@ def merge_run(folder: Path, out: Path, base: str | None = None) -> list[tuple[st
     """
     with new_part(out) as part:
         model, opened = load_trained(folder, base)
+        if model.trunk is None:
+            raise UserError(
+                f"the model in {folder} is a small network beside a frozen one", "There is nothing to merge."
+            )
         batch = probe(opened.tokenizer)
         expected = merge_checked(model, batch)
         model.origin |= {"tuning": "full", "precision": "float32"}

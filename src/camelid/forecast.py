@@ -46,6 +46,12 @@ def forecast_labelling(
         base = bases.open_base(model.base, model.revision)
         if plan.tuning == "lora":
             models.lora_config(plan, _empty_trunk(base.config), base.spec)
+        context = base.config.get_text_config().max_position_embeddings
+        if reading.max_tokens > context:
+            what = (
+                f"max_tokens = {reading.max_tokens} is more than the {context:,} tokens that {base.spec} was made for"
+            )
+            problems.append(UserError(what, "Lower it, or read longer texts in windows (stride)."))
     except UserError as error:
         problems.append(error)
     raise_all(problems)

@@ -27,6 +27,7 @@ from camelid.surgery.depth import is_splittable, run_layers
 from camelid.training import train
 
 STATES_BYTES = 4 << 30  # frozen states are kept in memory up to this size
+LEAST_ROWS = 20  # a temperature from fewer rows is an accident
 MOST_TEMPERATURE = 8.0  # temperatures are sought between 1/8 and 8
 
 
@@ -143,16 +144,20 @@ def balanced_weights(rows: Sequence[Any], model: Any) -> Tensor:
     """
     counts = Counter(name for row in rows for name in data.labels_in(row))
     counts_C = torch.tensor([float(counts[name]) for name in model.classes])
-    if model.task == "multi-label":
-        return (len(rows) - counts_C) / counts_C
+    if model.task == "multi-label":  # a class that all rows have, or none, has nothing to be balanced
+        mixed_C = (counts_C > 0) & (counts_C < len(rows))
+        return torch.where(mixed_C, (len(rows) - counts_C) / counts_C.clamp(min=1), 1.0)
     return counts_C.sum() / (len(model.classes) * counts_C)
 
 
 def fit_temperature(logits_BC: Tensor, labels_N: Tensor) -> float:
     """The temperature whose probabilities make the labels most likely (Guo 2017, arXiv 1706.04599, section 4.2).
 
-    One number that divides all logits, so the predicted class stays. Multi-hot labels are read with sigmoids.
+    One number that divides all logits, so the predicted class stays. Multi-hot labels are read with sigmoids. 1 from
+    fewer than `LEAST_ROWS` rows, and where every answer is right: the surer, the likelier they would be.
     """
+    if len(labels_N) < LEAST_ROWS or _all_right(logits_BC, labels_N):
+        return 1.0
     from scipy.optimize import minimize_scalar
 
     functional = torch.nn.functional
@@ -166,3 +171,9 @@ def fit_temperature(logits_BC: Tensor, labels_N: Tensor) -> float:
         method="bounded",
     )
     return math.exp(best.x)
+
+
+def _all_right(logits_BC: Tensor, labels_N: Tensor) -> bool:
+    if labels_N.is_floating_point():
+        return bool(((logits_BC > 0) == labels_N.bool()).all())
+    return bool((logits_BC.argmax(dim=-1) == labels_N).all())

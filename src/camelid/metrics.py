@@ -6,7 +6,7 @@ resampled together, so that the interval of a difference is paired.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import comb
@@ -24,6 +24,7 @@ BLOCK = 1 << 17  # drawn rows looked at together: one resample at a time is slow
 BINS = 10  # of the confidence
 EDGES = np.arange(BINS + 1) / BINS
 LEAST_PROBABILITY = 1e-12  # one row that was held impossible must not make the mean likelihood infinite
+INSIDE, OPENING, CLOSING = {"I", "E", "L"}, {"B", "S", "U"}, {"E", "L", "S", "U"}  # of BIO, BIOES, BILOU
 NAMES = {
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
@@ -141,21 +142,31 @@ def mcnemar(first_right: Bools, second_right: Bools) -> tuple[int, int, float]:
 
 
 def entities(tags: Sequence[str], *, strict: bool = False) -> set[tuple[str, int, int]]:
-    """Chunks (type, first word, last word) of a BIO sequence, as conlleval reads it.
+    """Chunks (type, first word, last word) of a sequence of BIO, BIOES or BILOU tags, as conlleval reads it.
 
-    An I- that follows no chunk of its type opens one; under `strict` it opens none.
+    E- and L- end a chunk, S- and U- are one word long. An I-, E- or L- that follows no chunk of its type opens one;
+    under `strict` it opens none.
     """
     chunks: set[tuple[str, int, int]] = set()
     kind, start = "", -1
     for position, tag in enumerate([*tags, "O"]):
         prefix, _, name = tag.partition("-")
-        continues = prefix == "I" and name == kind and start >= 0
+        continues = prefix in INSIDE and name == kind and start >= 0
         if not continues:
             if start >= 0:
                 chunks.add((kind, start, position - 1))
-            opens = prefix == "B" or (prefix == "I" and not strict)
+            opens = prefix in OPENING or (prefix in INSIDE and not strict)
             kind, start = (name, position) if opens else ("", -1)
+        if prefix in CLOSING and start >= 0:
+            chunks.add((kind, start, position))
+            kind, start = "", -1
     return chunks
+
+
+def marks_entities(tags: Collection[str]) -> bool:
+    """Whether tags are those of entities: O, and others that open, continue or end one (B-person, S-place)."""
+    marked = [tag for tag in tags if tag != "O"]
+    return bool(marked) and all(tag.partition("-")[0] in INSIDE | OPENING for tag in marked)
 
 
 def entity_counts(gold: Sequence[str], predicted: Sequence[str], kind: str | None = None) -> Ints:
@@ -164,6 +175,12 @@ def entity_counts(gold: Sequence[str], predicted: Sequence[str], kind: str | Non
         {chunk for chunk in entities(tags) if kind is None or chunk[0] == kind} for tags in (gold, predicted)
     )
     return np.array([len(real & found), len(real), len(found)])
+
+
+def word_counts(gold: Sequence[str], predicted: Sequence[str], tag: str) -> Ints:
+    """(true positives, gold words, predicted words) of one tag in one sentence."""
+    right = sum(one == other == tag for one, other in zip(gold, predicted, strict=True))
+    return np.array([right, sum(one == tag for one in gold), sum(one == tag for one in predicted)])
 
 
 def counted_f1(counts: Ints) -> Floats:

@@ -7,6 +7,7 @@ without the method that made it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -198,12 +199,19 @@ def _check_spans(model: Any, base: Base) -> None:
     if model.sight.unmasked is None:
         return
     first, last = model.sight.unmasked
-    if not 0 <= first < last:
-        raise UserError(
-            f"unmask_layers = [{first}, {last}] holds no layer", f"{base.spec} has layers 0 to {layers - 1}."
-        )
+    if complaint := complain_of_layers((first, last), base):
+        raise UserError(*complaint)
     if not all(is_splittable(model.trunk, cut) for cut in (first, last) if 0 < cut < layers):
         raise UserError(f"the layers of {base.spec} cannot be read in different ways", "Leave unmask_layers out.")
+
+
+def complain_of_layers(unmasked: Sequence[int], base: Base) -> tuple[str, str] | None:
+    """What is wrong with a range of layers to be read in both directions, and the remedy; None where nothing is."""
+    first, last = unmasked
+    layers = base.config.num_hidden_layers
+    if 0 <= first < last <= layers:
+        return None
+    return f"unmask_layers = [{first}, {last}] is no range of layers", f"{base.spec} has layers 0 to {layers - 1}."
 
 
 def _layer_of(name: str) -> int:
@@ -250,6 +258,7 @@ def _load_weights(model: Any, folder: Path, tuning: str) -> None:
     saved = {}
     for file in sorted((folder / "trunk").glob("*.safetensors")):
         saved |= load_file(file, device=str(bases.device()))
+    inside = f"{model.body.base_model_prefix}."  # a decoder's weights inside the language model that was adapted first
     with torch.no_grad():
         for name, parameter in model.body.named_parameters():
-            parameter.copy_(saved[name])
+            parameter.copy_(saved[name] if name in saved else saved[inside + name])

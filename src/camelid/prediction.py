@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from camelid import data, models
+from camelid import data, models, runs
 from camelid.batches import Tokens, collate_rows, sorted_batches
 from camelid.data import formats
 from camelid.errors import UserError
@@ -116,7 +116,8 @@ def predict_file(
     if any(name.startswith("B-") for name in settings.get("classes", [])):
         for columns, line, row in zip(added, texts, rows, strict=True):
             columns["entities"] = find_entities(line, row.tokens, columns["predicted"])
-    formats.write_table(out, [values | columns for values, columns in zip(inputs, added, strict=True)])
+    with runs.disk_errors(out.parent, "Make room, or name another --out."):
+        formats.write_table(out, [values | columns for values, columns in zip(inputs, added, strict=True)])
     return len(rows)
 
 

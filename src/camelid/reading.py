@@ -9,6 +9,7 @@ from typing import Any
 
 from camelid.batches import Tokens
 from camelid.chat import encode_answer, encode_prompt
+from camelid.errors import UserError
 from camelid.rows import Labelled, Prompt, Tagged
 
 PADDED_ROWS = 1000  # the paper's code pads to the longest of so many rows
@@ -24,6 +25,21 @@ class Reading:
     max_tokens: int
     stride: int | None = None
     reads_padding: bool = False
+
+
+def complain_of_reading(reading: Reading) -> list[tuple[str, str]]:
+    """What is wrong with limits of tokens, as (what, fix)."""
+    if reading.max_tokens < 2:
+        return [(f"max_tokens = {reading.max_tokens} reads next to nothing", "Choose 2 at least.")]
+    if reading.stride is None:
+        return []
+    most = max(1, reading.max_tokens // 2)
+    if reading.stride < 1:
+        return [(f"stride = {reading.stride} never ends", f"Choose 1 to {most}.")]
+    if reading.stride > most:
+        fix = f"Choose at most {most}: windows should overlap by half or more."
+        return [(f"stride = {reading.stride} leaves little or no overlap of windows of {reading.max_tokens}", fix)]
+    return []
 
 
 def reading_of(model: Any) -> Reading:
@@ -44,6 +60,8 @@ def tokenise(tokenizer: Any, rows: Sequence[Labelled | Tagged], model: Any, read
     encoded = tokenizer(_texts(rows), truncation=False, return_offsets_mapping=True, verbose=False)
     result = []
     for row, ids, spans in zip(rows, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        if not ids:
+            raise UserError(f"{row.origin} has no text that the model could read", "Fill it in, or leave the row out.")
         windows, places = cut_windows(ids, spans, reading)
         shared: dict[str, Any] = {
             "further": tuple(windows[1:]),

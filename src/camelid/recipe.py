@@ -99,7 +99,7 @@ class Plan(Values):
         default=None, ge=1, description="stop after this many dev scores in a row that are no better than the best"
     )
     clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient; longer ones are scaled down")
-    seed: int = Field(default=0, ge=0, description="seed of splits, order, initial head and dropout")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of splits, order, initial head and dropout")
     tuning: Literal["lora", "full"] = Field(default="lora", description="train low-rank adapters, or every weight")
     lora_rank: int = Field(default=8, ge=1, description="rank of the adapters")
     lora_alpha: float = Field(default=16.0, gt=0, description="adapter scale: alpha / rank")

@@ -366,15 +366,20 @@ def _create(folder: Path, recipe: Any, method: str, command: Sequence[str]) -> N
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk or one that cannot be written, met inside the block, into a UserError."""
+def disk_errors(folder: Path, fix: str = "") -> Iterator[None]:
+    """Turn a full disk or one that cannot be written, met inside the block, into a UserError.
+
+    `fix` says what to do; without one `folder` is a run's, which can be resumed.
+    """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         problem = describe_disk_problem(error, folder)
         if not problem:
             raise
-        fix = f"Make room (or the folder writable); camelid resume {folder} then goes on from the last state kept."
+        fix = (
+            fix or f"Make room (or the folder writable); camelid resume {folder} then goes on from the last state kept."
+        )
         raise UserError(f"cannot write to {folder}: {problem}", fix) from error
 
 

@@ -35,6 +35,7 @@ from camelid.recipe import Plan
 Objective = Callable[[Any, Any], tuple[dict[str, Tensor], dict[str, float]]]
 Evaluate = Callable[[Any], dict[str, float]]
 CHECKPOINTS_KEPT = 2
+SEEDS = 2**32  # NumPy takes no larger ones
 TRACKERS = "trackers"
 
 
@@ -165,7 +166,8 @@ def _prepare(accelerator: Accelerator, model: nn.Module, objective: Objective, p
 
 def _seed(plan: Plan, step: int, accelerator: Accelerator) -> None:
     """Seed the step's draws by (seed, step) alone, so that dropout after a resume is what it would have been."""
-    set_seed(plan.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index)
+    number = plan.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index
+    set_seed(number % SEEDS)
 
 
 def _set_rates(optimizer: Any, plan: Plan, step: int, steps: int) -> float:
@@ -247,13 +249,16 @@ def _step(
             totals[term] = totals.get(term, 0) + count
     first = next(iter(totals))
     sums: dict[str, float] = dict.fromkeys(totals, 0.0)
+    low = accelerator.unwrap_model(module).precision == "bfloat16"
     own = list(micro[accelerator.process_index :: accelerator.num_processes])
     # everybody goes backward equally often, or the others would wait for ever: whoever has too few repeats for nothing
     idle = -(-len(micro) // accelerator.num_processes) - len(own)
     for number, batch in enumerate(own + [micro[0]] * idle):
         counted = float(number < len(own))
         last = number == len(own) + idle - 1
-        with nullcontext() if last else accelerator.no_sync(module):
+        # activations that are computed again in the backward pass must be read as they were in the forward pass
+        casts_once = disable_input_dtype_casting(module, active=low)
+        with nullcontext() if last else accelerator.no_sync(module), casts_once:
             terms, metrics = module(batch.to(accelerator.device))
             # DDP averages gradients over processes; times their number makes that the sum
             loss = sum(terms[term] / (totals[term] or 1) for term in terms) * accelerator.num_processes * counted

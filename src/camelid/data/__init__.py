@@ -136,6 +136,7 @@ def read_splits(data: Data, seed: int, shape: Shape | None = None) -> Splits:
     for role, limit in (("train", data.train_rows), ("dev", data.dev_rows), ("test", data.test_rows)):
         rows[role] = _draw(rows[role], limit, seed)
     if shape is None:
+        _check_classes(rows["train"], data)  # again: few rows may have been drawn
         _check_labels(rows, data)
     return Splits(
         **rows,
@@ -365,7 +366,8 @@ def _check_classes(rows: Sequence[LabelRow], data: Data) -> None:
     if (len(classes) < 2 and task_of(rows) != "multi-label") or not classes:
         raise UserError(
             f"{data.train} has a single class ({''.join(classes)}) in its {len(rows)} training rows",
-            f"Nothing can be learned from one class; is {data.tags or data.label!r} the right column?",
+            f"Nothing can be learned from one class; is {data.tags or data.label!r} the right column?"
+            + (" Or are data.train_rows too few?" if data.train_rows else ""),
         )
 
 

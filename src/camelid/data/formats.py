@@ -98,6 +98,14 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows by the suffix of `path`. In csv and tsv lists of words become space-separated, dicts JSON, and every
     column of any row has its place. What JSON has no notation for becomes null (NaN) or text (dates)."""
     part = _part(path)
+    try:
+        _write_part(part, path, rows)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_part(part: Path, path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with part.open("w", encoding="utf-8", newline="") as file:
         if path.suffix.lower() == ".jsonl":
             file.writelines(json.dumps(_without_nan(row), ensure_ascii=False, default=str) + "\n" for row in rows)
@@ -106,7 +114,6 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
             writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             writer.writerow(columns)
             writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    os.replace(part, path)
 
 
 def _part(path: Path) -> Path:

@@ -27,6 +27,7 @@ from camelid.report import (
 )
 from camelid.report.files import RunFiles
 from camelid.report.numbers import show_count, show_score, show_signed
+from camelid.runs import disk_errors
 
 HERE = Path(__file__).parent
 STYLES = ("report.css", "plots.css", "screens.css")  # in this order: the last overrides for small screens and paper
@@ -43,8 +44,9 @@ def write_report(folder: Path) -> Path:
     page = render(RunFiles(folder))
     path = folder / "report.html"
     part = path.with_name("report.html.part")
-    part.write_text(page, encoding="utf-8", newline="\n")
-    part.replace(path)
+    with disk_errors(folder, f"Make room; camelid report {folder} writes the page again."):
+        part.write_text(page, encoding="utf-8", newline="\n")
+        part.replace(path)
     return path
 
 

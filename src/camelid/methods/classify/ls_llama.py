@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -46,9 +47,10 @@ from camelid.batches import Tokens
 from camelid.data import Splits
 from camelid.engines import Question
 from camelid.engines.local import LocalEngine
+from camelid.errors import UserError
 from camelid.evaluation import evaluate, evaluate_seeds
 from camelid.objectives import cross_entropy
-from camelid.reading import Reading, cut_texts, pad_id, tell_answer, tokenise_texts
+from camelid.reading import Reading, complain_of_reading, cut_texts, pad_id, tell_answer, tokenise_texts
 from camelid.rows import Labelled, Predicted
 from camelid.runs import Run, slug
 from camelid.scoring import score
@@ -99,9 +101,12 @@ class Recipe(recipe.Recipe):
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
     trainings = recipe.seeds * (1 + recipe.instruct + bool(recipe.mntp_epochs))
-    return forecast.forecast_labelling(
+    lines = forecast.forecast_labelling(
         recipe.model, recipe.data, recipe.plan, reading_of(recipe), _complaints(recipe), trainings
     )
+    if recipe.compare or recipe.instruct:
+        _check_prompts(recipe, data.read_splits(recipe.data, recipe.plan.seed))
+    return lines
 
 
 def run(recipe: Recipe, run: Run) -> None:
@@ -198,15 +203,44 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
         found.append(("unmask_layers and mntp_epochs need bidirectional attention", fix))
     if recipe.stride and recipe.paper_padding:
         found.append(("stride and paper_padding cannot go together", "Choose one: the paper's code cuts long texts."))
-    if recipe.stride and recipe.stride > recipe.max_tokens // 2:
-        fix = f"Choose at most {recipe.max_tokens // 2}: windows should overlap by half or more."
-        found.append((f"stride = {recipe.stride} leaves little or no overlap of windows of {recipe.max_tokens}", fix))
+    found += complain_of_reading(reading_of(recipe))
     tagged = bool(recipe.data.tokens or recipe.data.tags) or data.is_tagged(recipe.data.train)
     if recipe.instruct and (tagged or recipe.data.task != "labels"):
         found.append(("instruct needs one class a text", "Leave it out."))
+    if recipe.paper_padding and recipe.plan.pack_tokens:
+        found.append(("paper_padding and plan.pack_tokens cannot go together", "Packed rows have no padding to read."))
+    if recipe.unmask_layers and recipe.attention == "bidirectional":
+        with suppress(UserError):  # the forecast says that there is no such model
+            found += filter(None, [models.complain_of_layers(recipe.unmask_layers, _base(recipe))])
     if recipe.paper_padding and tagged:
         found.append(("paper_padding is for labels of texts, and these rows have tags", "Leave it out."))
     return found
+
+
+def _check_prompts(recipe: Recipe, rows: Splits) -> None:
+    """Raise UserError where the longest prompt of the comparison does not fit into the model's context."""
+    if data.task_of(rows.train) != "labels":
+        return
+    base, classes = _base(recipe), data.labels_of(rows.train)
+    context = base.config.get_text_config().max_position_embeddings
+    shown = exemplars(recipe, rows.train) if recipe.compare else []
+    texts = cut_texts(base.tokenizer, rows.test or rows.dev, recipe.max_tokens)
+    longest = max(texts, key=len)
+    choices = max((f" {class_words(name)}" for name in classes), key=len)
+    needed = len(
+        base.tokenizer(few_shot_prefix(base, classes, shown) + PROMPT.format(text=longest) + choices)["input_ids"]
+    )
+    if needed > context:
+        what = f"the longest prompt of the comparison has {needed:,} tokens, and the model reads {context:,}"
+        raise UserError(what, "Lower --shots or --max-tokens, or leave out --compare.")
+
+
+def few_shot_prefix(base: bases.Base, classes: Sequence[str], examples: Sequence[Labelled]) -> str:
+    """What stands before the text in a prompt: the classes, and examples with their labels."""
+    texts = cut_texts(base.tokenizer, examples, EXAMPLE_TOKENS)
+    return instruction(classes) + "".join(
+        PROMPT.format(text=text) + f" {class_words(row.label)}\n\n" for row, text in zip(examples, texts, strict=True)
+    )
 
 
 def _base(recipe: Recipe) -> bases.Base:
@@ -249,10 +283,7 @@ def prompt_base(
 ) -> list[Predicted]:
     """The same base model, not trained: the label whose words it finds most likely after the prompt."""
     base = _base(recipe)
-    prefix = instruction(classes) + "".join(
-        PROMPT.format(text=text) + f" {class_words(row.label)}\n\n"
-        for row, text in zip(examples, cut_texts(base.tokenizer, examples, EXAMPLE_TOKENS), strict=True)
-    )
+    prefix = few_shot_prefix(base, classes, examples)
     lm = bases.load_lm(base, bases.resolve_precision(recipe.plan.precision))
     choices = [f" {class_words(name)}" for name in classes]
     return prompted(recipe, lm, base.tokenizer, prefix, choices, classes, rows, "few-shot" if examples else "zero-shot")
@@ -273,6 +304,8 @@ def prompted(
     questions = [Question(prefix + PROMPT.format(text=text), tuple(choices)) for text in texts]
     predicted = []
     for row, found in zip(rows, score(LocalEngine(lm, tokenizer), questions, what), strict=True):
+        if found.problem:
+            raise UserError(f"the prompt for {row.origin} failed: {found.problem}", "Lower shots or max_tokens.")
         shares = dict(zip(classes, softmax(found.sums), strict=True))
         predicted.append(Predicted(row.id, row.label, max(shares, key=shares.__getitem__), shares))
     return predicted
