@@ -33,6 +33,7 @@ from camelid.engines.remote import AHEAD, RemoteEngine, open_remote
 from camelid.errors import UserError
 from camelid.rows import Message
 from camelid.scoring import score
+from conftest import invoke
 
 CLIENT, TLS = httpx2.Client, httpx2.create_ssl_context()
 KEY = "sk-planted-0123456789-do-not-tell"
@@ -1020,3 +1021,18 @@ def test_the_engine_loads_no_torch() -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("key", [
+    "a3f8c1d2e4b5968778695a4b3c2d1e0f", "sk-abc", "ABCDEF0123456789ABCDEF", "my_key", "lower"
+])  # fmt: skip
+def test_what_may_be_a_key_itself_is_refused_before_anything_is_written(key: str, tmp_path: Path) -> None:
+    """Not even where a key looks like the name of a variable; neither folder nor message holds it."""
+    rows = [{"text": f"a sentence {n}", "topic": str(n % 2)} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--kind", "remote", "--url", "http://localhost:1/v1", "--name", "m", "--set", f"engine.key={key}"]
+    result = invoke("run", "oral-history", "--data", tmp_path / "rows.jsonl", *options, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "engine.key is not the name" in result.output
+    assert key not in result.output
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +308,58 @@ def test_a_map_stops_when_everything_fails(tmp_path: Path) -> None:
         run.map("judged", numbered(12), judge, chunk=4)
     with reopen_run(tmp_path / "r") as run:
         path = run.map("judged", numbered(12), lambda rows: [judged(row) for row in rows], chunk=4)
-    assert [row.outcome for row in iterate_rows(path)] == ["value"] * 3 + ["failed"] + ["value"] * 8
+    assert [(row.id, row.outcome) for row in iterate_rows(path)] == [(str(at), "value") for at in range(12)]
+
+
+def test_what_failed_for_now_is_judged_again(tmp_path: Path) -> None:
+    """Once at the end, and when a killed run goes on; what comes back is not asked twice, and no line moves."""
+    asked: list[str] = []
+    problems = {"1": "timeout", "2": "context overflow", "5": "server error"}
+
+    def judge(rows: Sequence[Any]) -> list[Judged]:
+        asked.extend(row.id for row in rows)
+        given = [judged(row, "failed" if row.id in problems else "value") for row in rows]
+        return [replace(one, problem=problems.get(one.id, "")) for one in given]
+
+    def stopped() -> Iterator[Any]:
+        yield from numbered(6)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), start(tmp_path / "r") as run:
+        run.map("judged", stopped(), judge, chunk=3)
+    assert asked == ["0", "1", "2", "3", "4", "5"]
+    asked.clear()
+    del problems["5"]
+    with reopen_run(tmp_path / "r") as run:
+        path = run.map("judged", numbered(9), judge, chunk=3)
+    assert asked == ["1", "5", "6", "7", "8", "1"]
+    found = [(row.id, row.outcome) for row in iterate_rows(path)]
+    assert found == [(str(at), "failed" if at in (1, 2) else "value") for at in range(9)]
+
+
+def test_a_chunk_of_rows_that_fail_for_good_ends_no_run(tmp_path: Path) -> None:
+    with start(tmp_path / "r") as run:
+        path = run.map("judged", numbered(2), lambda rows: [
+            replace(judged(row, "failed"), problem="context overflow") for row in rows
+        ])  # fmt: skip
+    assert [row.outcome for row in iterate_rows(path)] == ["failed"] * 2
+
+
+def test_rows_that_changed_since_are_told(tmp_path: Path) -> None:
+    """A resumed map passes over as many rows as it has; were one inserted, all behind it would be off by one."""
+
+    def stopped() -> Iterator[Any]:
+        yield from numbered(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), start(tmp_path / "r") as run:
+        run.map("judged", stopped(), lambda rows: [judged(row) for row in rows], chunk=2)
+    other = [replace(row, id=f"new {row.id}") for row in numbered(6)]
+    with (
+        pytest.raises(UserError, match="line 1 is of row 0, and the rows have new 0 there now"),
+        reopen_run(tmp_path / "r") as run,
+    ):
+        run.map("judged", other, lambda rows: [judged(row) for row in rows], chunk=2)
 
 
 def test_a_map_gives_one_row_for_each(tmp_path: Path) -> None:

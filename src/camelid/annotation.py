@@ -6,6 +6,7 @@ size through it. No reply is guessed at: what cannot be read has an outcome that
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from camelid.agreement import majority_vote
-from camelid.engines import Completion, Engine, Question, Sampling
+from camelid.engines import Completion, Engine, Question, Sampling, may_pass
 from camelid.parsing import Parsed, Parser, read_reply
 from camelid.rows import Judged, Message, Prompt
 from camelid.sampling import GREEDY, sample
@@ -36,11 +37,11 @@ def annotate(
     """One judgement a row, read by `parser` from the reply to its prompt.
 
     A malformed reply is answered once with the words of `repair`, where there are any, and the next reply is read
-    instead. A failed request is asked once more.
+    instead. A request that failed for a reason that may pass is asked once more.
     """
     prompts = [prompt_of(row) for row in rows]
     replies = [found[0] for found in sample(engine, prompts, sampling, seed=seed, what=what)]
-    replies = _again(engine, prompts, replies, sampling, seed, [reply.problem != "" for reply in replies], what)
+    replies = _again(engine, prompts, replies, sampling, seed, [may_pass(reply.problem) for reply in replies], what)
     parsed = [read_reply(reply, parser) for reply in replies]
     spoiled = [bool(repair) and one.outcome == "malformed" for one in parsed]
     if any(spoiled):
@@ -68,7 +69,7 @@ def choose(
     judged = []
     for row, found in zip(rows, score(engine, questions, what), strict=True):
         if found.problem:
-            judged.append(Judged(row.id, row.origin, "failed", None, found.problem))
+            judged.append(Judged(row.id, row.origin, "failed", None, found.problem, problem=found.problem))
             continue
         values = found.means if normalised else found.sums
         shares = dict(zip(answers, softmax(values), strict=True))
@@ -102,12 +103,18 @@ def vote(ballots: Sequence[Judged]) -> Judged:
 
     `shares` are those of the votes that were values. Without a single value the first ballot stands.
     """
-    found = majority_vote([ballot.value for ballot in ballots], ties="first")
+    values = [None if ballot.value is None else to_key(ballot.value) for ballot in ballots]
+    found = majority_vote(values, ties="first")
     if found.value is None:
         return ballots[0]
-    winner = next(ballot for ballot in ballots if ballot.value == found.value)
+    winner = next(ballot for ballot, value in zip(ballots, values, strict=True) if value == found.value)
     shares = {str(value): share for value, share in found.shares.items()}
     return replace(winner, shares=shares, repairs=sum(ballot.repairs for ballot in ballots))
+
+
+def to_key(value: Any) -> Any:
+    """A value that can be counted: itself, or its JSON where it is a list or a table."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 def compare_both_ways(
@@ -122,8 +129,9 @@ def compare_both_ways(
 ) -> list[Judged]:
     """Which of a row's two answers is better, asked with either first: "first", "second" or "tie".
 
-    `prompt_of(row, swapped)` lays them out, and `parser` reads "first", "second" or "tie" of the order shown. A verdict
-    that turns with the order is a tie with `shares` of a half each: the judge preferred a place, not an answer.
+    `prompt_of(row, swapped)` lays them out, and `parser` reads "first", "second" or "tie" of the order shown, or "A"
+    and "B" for the first two (`parse_verdict`). A verdict that turns with the order is a tie with `shares` of a half
+    each: the judge preferred a place, not an answer.
     """
     straight = annotate(
         engine, rows, lambda row: prompt_of(row, False), parser, sampling=sampling, seed=seed, what=what
@@ -151,6 +159,7 @@ def softmax(values: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+PLACES = {"first": "first", "second": "second", "tie": "tie", "A": "first", "B": "second"}
 SWAPPED = {"first": "second", "second": "first", "tie": "tie"}
 
 
@@ -159,11 +168,11 @@ def _agreed(straight: Judged, swapped: Judged) -> Judged:
     for one in (straight, swapped):
         if one.outcome != "value":
             return one
-    other = SWAPPED[swapped.value]
+    one, other = PLACES[straight.value], SWAPPED[PLACES[swapped.value]]
     shares = {"first": 0.0, "second": 0.0, "tie": 0.0}
-    for value in (straight.value, other):
+    for value in (one, other):
         shares[value] += 0.5
-    value = straight.value if straight.value == other else "tie"
+    value = one if one == other else "tie"
     return replace(straight, value=value, shares=shares, repairs=straight.repairs + swapped.repairs)
 
 
@@ -191,4 +200,4 @@ def _repaired(prompt: Prompt, reply: Completion, repair: str) -> Prompt:
 
 def _judged(row: Any, parsed: Parsed, reply: Completion, was_repaired: bool) -> Judged:
     said = reply.text or reply.problem  # a request that failed says why
-    return Judged(row.id, row.origin, parsed.outcome, parsed.value, said, int(was_repaired))
+    return Judged(row.id, row.origin, parsed.outcome, parsed.value, said, int(was_repaired), problem=reply.problem)

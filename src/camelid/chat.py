@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import hashlib
 from typing import Any
 
 from camelid.errors import UserError
@@ -58,6 +58,23 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     return {token for token in (tokenizer.eos_token_id, *more) if token is not None}
 
 
+def name_template(tokenizer: Any) -> str:
+    """A short hash of the chat template, for the keys of a cache."""
+    return hashlib.sha256(str(tokenizer.chat_template or "").encode()).hexdigest()[:12]
+
+
+def defuse(tokenizer: Any, text: str) -> str:
+    """The text with every special token's name in it broken by a space of no width.
+
+    Templates are tokenised as one text, in which the name of such a token is the token: whoever writes the end of a
+    turn into a message would otherwise end it, and speak on as somebody else.
+    """
+    for name in tokenizer.all_special_tokens:
+        if len(name) > 1 and name in text:
+            text = text.replace(name, f"{name[0]}\u200b{name[1:]}")
+    return text
+
+
 def _apply_template(tokenizer: Any, messages: tuple[Message, ...], *, opens_turn: bool) -> list[int]:
     from jinja2 import TemplateError
 
@@ -67,7 +84,7 @@ def _apply_template(tokenizer: Any, messages: tuple[Message, ...], *, opens_turn
             "Take an instruct model.",
         )
     try:
-        turns = [asdict(message) for message in messages]
+        turns = [{"role": message.role, "content": defuse(tokenizer, message.content)} for message in messages]
         return tokenizer.apply_chat_template(turns, add_generation_prompt=opens_turn, return_dict=False)
     except TemplateError as error:
         roles = ", ".join(message.role for message in messages)

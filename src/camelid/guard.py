@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp, nan
+from math import exp, isclose, isnan, nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from camelid import engines, recipe
 from camelid.engines import Completion, Engine, Question, Sampling, Scored
 from camelid.errors import UserError
 from camelid.policy import Policy, read_policy
+from camelid.reading import split_text
 from camelid.rows import Message
 from camelid.runs import read_manifest
 from camelid.sampling import sample
@@ -44,7 +45,8 @@ class Guard:
     """A moderator to be called: `Guard.load(run)`, then `check` conversations, many at once, or a reply as it grows.
 
     From `threshold` on a score is unsafe. `fails` says what counts when there is no score: "closed" is unsafe, "open"
-    is safe; both name the problem.
+    is safe; both name the problem. A last message of more than `max_tokens` is judged piece by piece, and the least
+    safe piece counts: what stands behind the limit of training must not pass unread.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class Guard:
         descriptions: bool = False,
         definition: Definition = "renormalised",
         fails: Literal["closed", "open"] = "closed",
+        max_tokens: int | None = None,
     ) -> None:
         self.engine, self.policy, self.threshold = engine, policy, threshold
-        self.descriptions, self.fails = descriptions, fails
+        self.descriptions, self.fails, self.max_tokens = descriptions, fails, max_tokens
         self.definition: Definition = definition
 
     @classmethod
@@ -83,6 +86,7 @@ class Guard:
             descriptions=values["descriptions"],
             definition=values["score"],
             fails=fails,
+            max_tokens=values["max_tokens"],
         )
 
     def check(self, conversation: Conversation, categories: Sequence[str] | None = None) -> Verdict:
@@ -94,8 +98,10 @@ class Guard:
     ) -> list[Verdict]:
         """`check` of each."""
         policy = self._policy(categories)
-        prompts = [self._prompt(policy, conversation) for conversation in conversations]
-        return [self._decide(value) for value in unsafe_scores(self.engine, prompts, self.definition, what="")]
+        pieces = [self._pieces(_turns(conversation)) for conversation in conversations]
+        prompts = [write_prompt(policy, turns, descriptions=self.descriptions) for some in pieces for turns in some]
+        scores = iter(unsafe_scores(self.engine, prompts, self.definition, what=""))
+        return [self._decide([next(scores) for _ in some]) for some in pieces]
 
     def check_each(self, conversation: Conversation) -> dict[str, Verdict]:
         """A verdict for each category by itself, from a policy of it alone."""
@@ -145,10 +151,23 @@ class Guard:
     def _prompt(self, policy: Policy, conversation: Conversation) -> tuple[Message, ...]:
         return write_prompt(policy, _turns(conversation), descriptions=self.descriptions)
 
-    def _decide(self, value: float) -> Verdict:
-        if value != value:
+    def _pieces(self, turns: tuple[Message, ...]) -> list[tuple[Message, ...]]:
+        """The conversation, once for each piece of its last message."""
+        tokenizer = getattr(self.engine, "tokenizer", None)
+        if self.max_tokens is None or tokenizer is None or not turns:
+            return [turns]
+        last = turns[-1]
+        texts = split_text(tokenizer, last.content, self.max_tokens)
+        return [(*turns[:-1], Message(last.role, text)) for text in texts]
+
+    def _decide(self, values: Sequence[float]) -> Verdict:
+        known = [value for value in values if not isnan(value)]
+        worst = max(known, default=None)
+        if worst is not None and worst >= self.threshold:
+            return Verdict(True, worst)
+        if len(known) < len(values):
             return Verdict(self.fails == "closed", None, problem="the model gave no score")
-        return Verdict(value >= self.threshold, value)
+        return Verdict(False, worst)
 
 
 def write_prompt(policy: Policy, messages: Sequence[Message], *, descriptions: bool) -> tuple[Message, ...]:
@@ -161,11 +180,18 @@ def write_prompt(policy: Policy, messages: Sequence[Message], *, descriptions: b
     judged = "Agent" if messages[-1].role == "assistant" else "User"
     roles = ("user", "assistant") if judged == "Agent" else ("user",)
     shown = [turn for turn in messages if turn.role in roles]
-    turns = "\n\n".join(f"{'User' if turn.role == 'user' else 'Agent'}: {turn.content.strip()}" for turn in shown)
+    turns = "\n\n".join(f"{'User' if turn.role == 'user' else 'Agent'}: {_inside(turn.content)}" for turn in shown)
     categories = policy.write(descriptions=descriptions)
     asked = f"Judge the {judged} only."  # what stands behind the conversation is run anew for each one: it is short
     parts = (TASK[judged], OUTPUT, POLICY[0], categories, POLICY[1], CONVERSATION[0], turns, CONVERSATION[1], asked)
     return (Message("user", "\n".join(parts)),)
+
+
+def _inside(text: str) -> str:
+    """What somebody said, such that it cannot end the conversation that it is shown in."""
+    for mark in (*POLICY, *CONVERSATION):
+        text = text.replace(mark, mark.replace("<", "< "))
+    return text.strip()
 
 
 def unsafe_scores(engine: Engine, prompts: Sequence[Any], definition: Definition, what: str = "judging") -> list[float]:
@@ -182,17 +208,22 @@ def unsafe_scores(engine: Engine, prompts: Sequence[Any], definition: Definition
 
 
 def first_token_score(found: Scored) -> float:
-    """softmax(l)[u]."""
-    return nan if found.problem else exp(found.logprobs[1][0])
+    """softmax(l)[u], or the probability of the whole word where both begin alike."""
+    if found.problem:
+        return nan
+    return exp(found.sums[1] if _begin_alike(found) else found.logprobs[1][0])
+
+
+def _begin_alike(found: Scored) -> bool:
+    """Whether both words begin with one token, which has one log-probability, up to an endpoint's rounding."""
+    return isclose(found.logprobs[0][0], found.logprobs[1][0], rel_tol=0, abs_tol=1e-4)
 
 
 def renormalised_score(found: Scored) -> float:
     """e^{l_u} / (e^{l_u} + e^{l_s}) of the first tokens, or of the whole words where they begin alike."""
     if found.problem:
         return nan
-    safe, unsafe = found.logprobs[0][0], found.logprobs[1][0]
-    if safe == unsafe:
-        safe, unsafe = found.sums
+    safe, unsafe = found.sums if _begin_alike(found) else (found.logprobs[0][0], found.logprobs[1][0])
     return 1 / (1 + exp(min(safe - unsafe, 700)))
 
 

@@ -167,6 +167,13 @@ def cut_texts(tokenizer: Any, rows: Sequence[Labelled], max_tokens: int) -> list
     ]
 
 
+def split_text(tokenizer: Any, text: str, max_tokens: int) -> list[str]:
+    """A text in pieces of at most `max_tokens` tokens, in order; one piece where it is no longer."""
+    spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    starts = [spans[at][0] for at in range(0, len(spans), max_tokens)] or [0]
+    return [text[start:end] for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+
+
 def pad_id(tokenizer: Any) -> int:
     """The id padding is written with; any id serves, because padding is told by the mask and never by its id."""
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):

@@ -66,7 +66,8 @@ def near_duplicates(memory: Sequence[str], queries: Sequence[str], near_duplicat
     """Which memory texts say the same as a query, (queries, memory): equal but for case and spaces, or that similar by
     TF-IDF."""
     embed = tfidf_embedding(memory)
-    memory_M, queries_Q = (np.array([normalise(text) for text in texts]) for texts in (memory, queries))
+    # objects: an array of texts is as wide as its longest one everywhere
+    memory_M, queries_Q = (np.array([normalise(text) for text in texts], dtype=object) for texts in (memory, queries))
     return (similarities(embed(queries), embed(memory)) >= near_duplicate) | (queries_Q[:, None] == memory_M[None])
 
 

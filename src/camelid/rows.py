@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 Label = str | tuple[str, ...] | float
+# why a request may fail and be well another time; the others of `engines.PROBLEMS` come back
+PASSING = frozenset(("unreachable", "timeout", "rate limit", "server error", "malformed"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Judged:
 
     `outcome` is value, refused, malformed, truncated or failed; `value` is None unless it is "value". `reply` is the
     raw text that was read (the last one where a repair was asked for), `repairs` how often one was. `shares` holds a
-    probability or share of votes by value where there is one.
+    probability or share of votes by value where there is one. `problem` is why a request failed, in a word of
+    `engines.PROBLEMS`.
     """
 
     id: str
@@ -77,6 +80,7 @@ class Judged:
     reply: str
     repairs: int = 0
     shares: dict[str, float] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

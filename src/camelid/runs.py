@@ -26,7 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ from camelid.errors import UserError
 from camelid.processes import is_leader, wait_for_all
 from camelid.progress import track
 from camelid.recipe import write_recipe
-from camelid.rows import Row, iterate_rows, to_json, write_rows
+from camelid.rows import PASSING, Row, iterate_rows, to_json, write_rows
 
 VERSIONED = ("camelid", "torch", "transformers", "peft", "accelerate", "scikit-learn", "numpy", "tokenizers")
 
@@ -97,46 +97,21 @@ class Run:
         """`<name>.jsonl` with one row for each of `rows`, in order; returns its path, to be read row by row.
 
         `judge` takes up to `chunk` rows and gives as many back. Each chunk is appended before the next is read, so that
-        a corpus of any size streams through, and a killed run goes on behind the last whole line. Raises UserError when
-        every row of a chunk failed, because going on would fail the rest as well, unless they `may_fail`.
+        a corpus of any size streams through, and a killed run goes on behind the last whole line. Rows that failed for
+        a reason that may pass are judged again when the run is resumed, and once at the end. Raises UserError when all
+        rows of a chunk failed so, because going on would fail the rest as well, unless they `may_fail`; and when what
+        was written is of other rows.
         """
         path = self.folder / f"{name}.jsonl"
         if not self._finished(name, path):
             if is_leader():
                 with self._stage(name):
-                    part = _part(path)
-                    done = _cut_to_whole_lines(part)
-                    count = done + self._append(
-                        part, islice(rows, done, None), judge, chunk, name, total, done, may_fail
-                    )
-                    publish_file(part, path)
+                    work = _Mapping(_part(path), judge, chunk, name, None if may_fail else self.folder)
+                    count = work.go_through(iter(rows), total)
+                    publish_file(work.part, path)
                 self._finish(name, path, rows=count)
             self._meet()
         return path
-
-    def _append(
-        self,
-        part: Path,
-        rows: Iterator[Any],
-        judge: Any,
-        chunk: int,
-        name: str,
-        total: int | None,
-        done: int,
-        may_fail: bool,
-    ) -> int:
-        count = 0
-        with part.open("a", encoding="utf-8") as out, track(name, total, done) as advance:
-            while taken := list(islice(rows, chunk)):
-                given = list(judge(taken))
-                assert [row.id for row in given] == [row.id for row in taken], f"{name}: not one row for each"
-                if not may_fail:
-                    _check_not_all_failed(given, self.folder)
-                out.write("".join(f"{to_json(row)}\n" for row in given))
-                out.flush()
-                count += len(given)
-                advance(len(given))
-        return count
 
     def model(self, name: str, build: Callable[[], T], fit: Callable[[T, Path], None]) -> Path:
         """The folder of a trained model: `build()` makes the module, `fit(module, folder)` trains it there.
@@ -435,6 +410,80 @@ def _machine() -> dict[str, Any]:
     }
 
 
+@dataclass
+class _Mapping:
+    """A stage of `Run.map` under way: its half-written file, and rows in it that are to be judged again, by line.
+
+    `folder` is the run's where a chunk that fails altogether ends it.
+    """
+
+    part: Path
+    judge: Callable[[Sequence[Any]], Iterable[Row]]
+    chunk: int
+    name: str
+    folder: Path | None
+    failed: dict[int, Any] = field(default_factory=dict)
+
+    def go_through(self, rows: Iterator[Any], total: int | None) -> int:
+        """Judge what is not judged yet; how many rows there are then."""
+        done = _cut_to_whole_lines(self.part)
+        self._look_back(rows, done)
+        self._judge_again()
+        count = done
+        with self.part.open("a", encoding="utf-8") as out, track(self.name, total, done) as advance:
+            while taken := list(islice(rows, self.chunk)):
+                given = self._judge(taken)
+                if self.folder is not None:
+                    _check_not_all_failed(given, self.folder)
+                out.write("".join(f"{to_json(row)}\n" for row in given))
+                out.flush()
+                self._note(count, taken, given)
+                count += len(given)
+                advance(len(given))
+        self._judge_again()
+        return count
+
+    def _look_back(self, rows: Iterator[Any], done: int) -> None:
+        """Pass over rows that were judged before. They must be the same ones."""
+        for line, (row, text) in enumerate(zip(islice(rows, done), self._lines() if done else (), strict=False)):
+            known = json.loads(text)
+            if row.id != known["id"]:
+                what = (
+                    f"{self.part.name}: line {line + 1} is of row {known['id']}, and the rows have {row.id} there now"
+                )
+                raise UserError(what, "The rows changed since the run began: start anew with another --out.")
+            if _failed_for_now(known.get("outcome"), known.get("problem")):
+                self.failed[line] = row
+
+    def _lines(self) -> Iterator[str]:
+        with self.part.open(encoding="utf-8", newline="\n") as lines:
+            yield from lines
+
+    def _judge(self, taken: Sequence[Any]) -> list[Any]:
+        given = list(self.judge(taken))
+        assert [row.id for row in given] == [row.id for row in taken], f"{self.name}: not one row for each"
+        return given
+
+    def _note(self, start: int, taken: Sequence[Any], given: Sequence[Any]) -> None:
+        for place, (row, judged) in enumerate(zip(taken, given, strict=True)):
+            if _is_open(judged):
+                self.failed[start + place] = row
+
+    def _judge_again(self) -> None:
+        """Judge the failed rows once more and put what comes out into their lines."""
+        lines, found = sorted(self.failed), {}
+        for start in range(0, len(lines), self.chunk):
+            some = lines[start : start + self.chunk]
+            found |= dict(zip(some, self._judge([self.failed[line] for line in some]), strict=True))
+        mended = {line: to_json(judged) + "\n" for line, judged in found.items() if not _is_open(judged)}
+        self.failed = {line: row for line, row in self.failed.items() if line not in mended}
+        if mended:
+            other = self.part.with_name(f"{self.part.name}.again")
+            with other.open("w", encoding="utf-8") as out:
+                out.writelines(mended.get(line, text) for line, text in enumerate(self._lines()))
+            other.replace(self.part)
+
+
 def _cut_to_whole_lines(path: Path) -> int:
     """Cut a half-written last line off a file of rows, which need not be there; returns how many lines are left."""
     if not path.exists():
@@ -449,8 +498,17 @@ def _cut_to_whole_lines(path: Path) -> int:
     return count
 
 
+def _is_open(row: Any) -> bool:
+    return _failed_for_now(getattr(row, "outcome", ""), getattr(row, "problem", ""))
+
+
+def _failed_for_now(outcome: str | None, problem: str | None) -> bool:
+    """Whether a row's request failed for a reason that may pass, or that nobody knows."""
+    return outcome == "failed" and (not problem or problem == "budget" or problem in PASSING)
+
+
 def _check_not_all_failed(rows: Sequence[Any], folder: Path) -> None:
-    if len(rows) > 1 and all(getattr(row, "outcome", "") == "failed" for row in rows):
+    if len(rows) > 1 and all(map(_is_open, rows)):
         raise UserError(
             f"all of the last {len(rows)} rows failed, the first for: {rows[0].reply or 'no reply'}",
             f"See to the cause; camelid resume {folder} then goes on with them.",

@@ -826,7 +826,8 @@ def test_pairs_are_built_from_a_policys_answers(
     tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path, scripted_sides: None
 ) -> None:
     pairs, scores = build(tmp_path / "r", strong_model, weak_model, prompts_csv, domain="REASONING")
-    assert scores["pairs"] == {"questions": 20, "pairs": 20, "left out": {}, "domains": {"REASONING": 20}}
+    counts = {"left out": {}, "answers that were no candidates": {}, "domains": {"REASONING": 20}}
+    assert scores["pairs"] == {"questions": 20, "pairs": 20, **counts}
     assert {row.chosen for row in pairs} == {ANSWERS[3]}, "the longest has the largest ratio"
     assert {row.rejected for row in pairs} == set(ANSWERS[:3]), "each of the others is drawn at times"
     assert pairs[0].prompt == chat.converse("Is 0 a number?"), "the question as it was asked, without what was added"

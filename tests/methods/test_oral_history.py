@@ -30,7 +30,13 @@ from camelid.parsing import read_reply
 from camelid.rows import Annotated, Judged, Predicted, iterate_rows
 from conftest import Camelid, own_rows, write_csv, write_jsonl
 
-REMOTE = {"engine.kind": "remote", "engine.name": "some-model", "answers": "generate", "supervise": False}
+REMOTE = {
+    "engine.kind": "remote",
+    "engine.url": "http://localhost:1/v1",
+    "engine.name": "some-model",
+    "answers": "generate",
+    "supervise": False,
+}
 BOOK = """
 role = "You sort notes."
 [kinds.topic]
@@ -952,7 +958,7 @@ def test_calls_tokens_and_cost_are_told(gold_jsonl: Path) -> None:
     lines = method.check(recipe)
     text = dict(lines)
     assert text["rows"] == "memory 5, test 7, by rows"
-    assert text["in all"].startswith("at most 34 calls, ")
+    assert text["in all"].startswith("at most 68 calls, "), "34, each of which may be asked once more"
     told = [value for name, value in lines if name == "topic"]
     assert [value.partition(":")[0] for value in told] == [
         "foundational zero-shot", "foundational retrieved", "concise zero-shot", "concise retrieved"
@@ -962,8 +968,8 @@ def test_calls_tokens_and_cost_are_told(gold_jsonl: Path) -> None:
     frame = len(codebooks.write_frame(codebook, "topic", "concise")) // 4 + 1
     assert each[2] == pytest.approx(frame + 31, abs=12)
     total = 5 * sum(each) + 7 * (max(each[0], each[2]) + max(each[1], each[3]))
-    assert int(ungroup(text["in all"]).split(", ")[1].split()[0]) == total
-    assert text["cost"].startswith(f"at most {(total * 1000 + 34 * 10 * 2000) / 1e6:,.2f}")
+    assert int(ungroup(text["in all"]).split(", ")[1].split()[0]) == 2 * total
+    assert text["cost"].startswith(f"at most {(2 * total * 1000 + 68 * 10 * 2000) / 1e6:,.2f}")
 
 
 def test_no_more_examples_are_told_than_there_are_memory_rows(gold_jsonl: Path) -> None:
@@ -974,12 +980,18 @@ def test_no_more_examples_are_told_than_there_are_memory_rows(gold_jsonl: Path) 
 
 
 def test_the_archive_is_asked_once_for_each_kind(tmp_path: Path, gold_jsonl: Path) -> None:
-    """5 memory rows, 7 test rows and 2 rows of the archive, each for a topic and for a sentiment: 28 calls."""
+    """5 memory rows, 7 test rows and 2 rows of the archive, each for a topic and for a sentiment: 28 calls, and as many
+    where no reply has a label."""
     archive = write_csv(tmp_path / "archive.csv", [{"text": "a sentence of five words"}] * 2)
     recipe = remote(data__train=str(gold_jsonl), designs=["concise"], strategies=["zero-shot"], archive=str(archive))
     told = dict(method.check(recipe))
     assert told["archive"] == "2 rows"
-    assert told["in all"].startswith("at most 28 calls, ")
+    assert told["in all"].startswith("at most 56 calls, ")
+    scored = remote(
+        data__train=str(gold_jsonl), designs=["concise"], strategies=["zero-shot"], archive=str(archive),
+        answers="score", engine__api="completions", chat=False,
+    )  # fmt: skip
+    assert dict(method.check(scored))["in all"].startswith(f"at most {14 * 6 + 14 * 3} calls, "), "one a label"
 
 
 def ungroup(text: str) -> str:

@@ -77,16 +77,25 @@ def annotation_shape(text: str, labels: Mapping[str, str], group: str | None) ->
     return Shape(Annotated, convert, columns, "the recipe's fields for columns")
 
 
-def flag_shape(text: str, categories: Sequence[str]) -> Shape:
-    """Prompts with a column for each category: 1 or true, 0 or false, or empty where nobody knows."""
+def flag_shape(text: str, categories: Sequence[str], response: str | None = None) -> Shape:
+    """Prompts with a column for each category: 1 or true, 0 or false, or empty where nobody knows.
+
+    With a column of the `response` the answer to the prompt is what the categories are about.
+    """
 
     def convert(row_id: str, origin: str, values: dict[str, Any]) -> Flagged | Problem:
         words = text_in(values, text)
         flags = {name: _flag_in(values, name) for name in categories if not is_missing(values.get(name))}
-        problem = _first_problem(words, *flags.values())
-        return problem or Flagged(row_id, origin, (Message("user", str(words)),), flags)  # type: ignore[arg-type]
+        answer = text_in(values, response) if response else ""
+        if problem := _first_problem(words, answer, *flags.values()):
+            return problem
+        turns = [Message("user", str(words)), *([Message("assistant", str(answer))] if response else [])]
+        return Flagged(row_id, origin, tuple(turns), flags)  # type: ignore[arg-type]
 
-    return Shape(Flagged, convert, (text,), "--text; each category of the policy is a column of that name")
+    columns = (text, response) if response else (text,)
+    return Shape(
+        Flagged, convert, columns, "--text and --response; each category of the policy is a column of that name"
+    )
 
 
 def member_shape(

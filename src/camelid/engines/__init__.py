@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from camelid import recipe
 from camelid.errors import UserError
 from camelid.progress import track
-from camelid.rows import Prompt
+from camelid.rows import PASSING, Prompt
 
 Stop = Literal["end", "string", "length", "failed"]
+SHORT_NAME = 16  # of an environment variable without an underscore
 Ability = Literal["sample", "score", "hidden", "edit"]
 
 
@@ -29,7 +32,7 @@ class Sampling:
     """How completions are drawn. Temperature 0 takes the likeliest token each time.
 
     `top_p` keeps the smallest set of tokens with that much probability, `min_p` those at least that share of the
-    likeliest one's. `stop` strings end a completion and are cut off.
+    likeliest one's. `stop` strings end a completion and are cut off. Raises UserError for values out of their ranges.
     """
 
     max_tokens: int = 256
@@ -37,6 +40,18 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "max_tokens": (self.max_tokens >= 1, "1 or more"),
+            "temperature": (self.temperature >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0, and 1 at most"),
+            "min_p": (0 <= self.min_p < 1, "from 0 to below 1"),
+            "stop": (all(self.stop), "texts that are not empty"),
+        }
+        for name, (fits, wanted) in ranges.items():
+            if not fits:
+                raise UserError(f"{name} = {getattr(self, name)!r} cannot be sampled with", f"It must be {wanted}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,11 @@ PROBLEMS = {
 }
 
 
+def may_pass(problem: str) -> bool:
+    """Whether asking again later makes sense."""
+    return problem in PASSING
+
+
 A = TypeVar("A", bound="Request | Question")
 T = TypeVar("T", bound="Completion | Scored")
 
@@ -156,6 +176,35 @@ def answer_all(
                 engine.cache.put(key, answer, engine.fingerprint)
             advance(1)
     return [found[key] for key in keys]
+
+
+def complain_of_engine(values: recipe.Engine) -> list[tuple[str, str]]:
+    """What cannot work in the table of an endpoint, as (what, fix), before it is written anywhere.
+
+    Nothing is quoted that may be a key which was put in the wrong place.
+    """
+    if values.kind != "remote":
+        return []
+    found = []
+    try:
+        url = urlsplit(values.url)
+        plain = url.scheme in ("http", "https") and url.hostname and not (url.username or url.password)
+        plain = plain and not (url.query or url.fragment or "@" in url.netloc) and values.url.isprintable()
+    except ValueError:
+        plain = False
+    if not plain:
+        what = "engine.url is not the plain address of an endpoint (no user, password or query in it)"
+        found.append((what, "Set it to something like http://localhost:8000/v1."))
+    if not values.name:
+        found.append(("engine.name is empty", "Set it to the model's name at the endpoint."))
+    # upper case, as such names are: a key of letters and digits would pass for a name otherwise, and be written down
+    if not (re.fullmatch(r"[A-Z_][A-Z0-9_]*", values.key) and ("_" in values.key or len(values.key) <= SHORT_NAME)):
+        what = "engine.key is not the name of an environment variable (capitals, digits and underscores)"
+        found.append((what, "Put the key itself into the environment, and the variable's name here."))
+    if values.most_cost is not None and not values.price_input + values.price_output:
+        what = "engine.most_cost limits nothing while all prices are 0"
+        found.append((what, "Set engine.price_input and engine.price_output."))
+    return found
 
 
 def open_engine(

@@ -54,7 +54,7 @@ class LocalEngine:
         with edit_layers(model.get_decoder(), self.edits):
             pass  # the layers are there
         self.cache = cache if weights and not self.edits else None
-        template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()[:12]
+        template = chat.name_template(tokenizer)
         self.fingerprint = f"local {weights} {model.dtype} {model.device.type} {batching} template {template}"
         self.context = model.config.get_text_config().max_position_embeddings
         self.ends = chat.end_tokens(model, tokenizer)

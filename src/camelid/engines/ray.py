@@ -51,7 +51,11 @@ class _Worker:
     """One worker: its engine, without a cache, and which of its verbs is wanted."""
 
     def __init__(self, values: recipe.Engine, model: recipe.Model, verb: str) -> None:
-        alone = values.model_copy(update={"ray": "", "cache": False})
+        share = {
+            "most_cost": values.most_cost and values.most_cost / values.ray_workers,
+            "per_minute": values.per_minute and max(1, values.per_minute // values.ray_workers),
+        }  # a cap or a limit is that of the job, and workers know nothing of each other
+        alone = values.model_copy(update={"ray": "", "cache": False, **share})
         self.answer = getattr(open_engine(alone, model), verb)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -71,13 +75,14 @@ def open_ray(engine: recipe.Engine, model: recipe.Model, cache: Any) -> RayEngin
         raise UserError("engine.ray is set, and Ray is not installed", "pip install 'camelid[ray]', or leave it out.")
     import ray  # pyright: ignore[reportMissingImports]
 
-    from camelid import bases
+    from camelid import bases, chat
 
     if not ray.is_initialized():
         ray.init(address=None if engine.ray == "auto" else engine.ray, log_to_driver=False, configure_logging=False)
     base = bases.open_base(model.base, model.revision)
     precision = bases.resolve_precision(engine.precision)
     fingerprint = (
-        f"ray {engine.kind} {engine.url} {engine.name} {bases.fingerprint(base)} {precision} {engine.batching}"
+        f"ray {engine.kind} {engine.url} {engine.name} {bases.fingerprint(base)} {precision} {engine.batching} "
+        f"template {chat.name_template(base.tokenizer)}"
     )
     return RayEngine(engine, model, fingerprint, cache)

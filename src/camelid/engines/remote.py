@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from camelid import recipe
-from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored
+from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored, complain_of_engine
 from camelid.engines.replies import (
     Reply,
     answer_logprobs,
@@ -48,7 +48,7 @@ from camelid.engines.replies import (
     redact,
     text_of,
 )
-from camelid.errors import UserError
+from camelid.errors import UserError, raise_all
 from camelid.rows import Message
 
 CHAT, TEXT = "/chat/completions", "/completions"
@@ -216,8 +216,14 @@ class RemoteEngine:
             reply = replace(reply, problem="malformed", said="the reply has no log-probabilities of the prompt")
         if reply.problem or not echo:
             return self._noted(Scored((), reply.prompt_tokens, reply.cost, reply.problem), reply.said)
+        try:
+            values = answer_logprobs(echo, prompt, answer)
+        except UserError as error:
+            if not self._echoes:  # the first one shows what the endpoint is like
+                raise
+            return self._noted(Scored((), reply.prompt_tokens, reply.cost, "malformed"), error.what)
         self._learn_echo(True)
-        return Scored((answer_logprobs(echo, prompt, answer),), reply.prompt_tokens, reply.cost)
+        return Scored((values,), reply.prompt_tokens, reply.cost)
 
     def _ask(self, path: str, body: dict[str, Any], prompt: Prompt, halt: threading.Event) -> Reply:
         """The last word on one request, after as many tries as it takes and may take."""
@@ -460,28 +466,9 @@ class _Budget:
 
 
 def _check(values: recipe.Engine) -> httpx2.URL:
-    """The endpoint's address. No message quotes what may be a key that was put in the wrong place."""
-    try:
-        url = httpx2.URL(values.url)
-    except httpx2.InvalidURL:
-        url = httpx2.URL("")
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
-        raise UserError(
-            "engine.url is not the plain address of an endpoint (no user, password or query in it)",
-            "Set it to something like http://localhost:8000/v1.",
-        )
-    if not values.name:
-        raise UserError("engine.name is empty", "Set it to the model's name at the endpoint.")
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", values.key):
-        raise UserError(
-            "engine.key is not the name of an environment variable",
-            "Put the key itself into the environment, and the variable's name here.",
-        )
-    if values.most_cost is not None and not values.price_input + values.price_output:
-        raise UserError(
-            "engine.most_cost limits nothing while all prices are 0", "Set engine.price_input and engine.price_output."
-        )
-    return url
+    """The endpoint's address; raises UserError for values that cannot work, all at once."""
+    raise_all([UserError(*complaint) for complaint in complain_of_engine(values.model_copy(update={"kind": "remote"}))])
+    return httpx2.URL(values.url)
 
 
 def _name_layout(lay_out: Callable[[tuple[Message, ...]], str] | None) -> str:

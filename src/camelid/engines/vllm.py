@@ -22,7 +22,8 @@ class VllmEngine:
     def __init__(self, llm: Any, tokenizer: Any, *, weights: str, cache: Any = None) -> None:
         self.llm, self.tokenizer, self.cache = llm, tokenizer, cache
         self.can: frozenset[Ability] = frozenset(("sample", "score"))
-        self.fingerprint = f"vllm {weights} {llm.llm_engine.model_config.dtype}"
+        template = chat.name_template(tokenizer)
+        self.fingerprint = f"vllm {weights} {llm.llm_engine.model_config.dtype} template {template}"
         self.context = llm.llm_engine.model_config.max_model_len
 
     def complete(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:

@@ -152,6 +152,7 @@ class Coded:
     second: str
     reply: str
     repairs: int
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,11 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
     found: dict[str, Any] = {}
     problems = [UserError(*complaint) for complaint in complaints(recipe)]
-    looks = {"codebook": codebook_of, "gold": read_gold, "archive": survey_archive, "meters": meters_of}
+    looks: dict[str, Callable[[Recipe], Any]] = {
+        "codebook": codebook_of, "gold": read_gold, "archive": survey_archive, "meters": meters_of
+    }  # fmt: skip
+    if recipe.supervise:  # it is trained last, after all that may be paid for
+        looks["base"] = lambda recipe: _open_base(recipe.model.base, recipe.model.revision)
     for name, look in looks.items():
         try:
             found[name] = look(recipe)
@@ -602,7 +607,7 @@ def label_archive(study: Study, run: Run, asked: Configuration) -> None:
 
     rows, total = read_archive(study.recipe, Counter()), run.manifest["notes"]["archive_rows"]
     path = run.map(f"archive/{kind}", rows, code, chunk=CHUNK, total=total)
-    run.map(f"review/{kind}", first_to_review(path, study.recipe.review_rows), list)
+    run.map(f"review/{kind}", first_to_review(path, study.recipe.review_rows), list, may_fail=True)
     run.scores(f"{kind} archive", lambda: tally(study, asked, path))
 
 
@@ -621,6 +626,7 @@ def code_row(row: Annotated, judged: Judged, second: Predicted) -> Coded:
         second=str(second.predicted),
         reply=judged.reply,
         repairs=judged.repairs,
+        problem=judged.problem,
     )
 
 
@@ -708,8 +714,11 @@ def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if recipe.answers == "score" and recipe.engine.kind == "remote" and recipe.engine.api == "chat":
         fix = "Add --answers generate, or --api completions --chat false where the endpoint scores given text."
         yield "a remote chat model gives no probabilities of labels", fix
-    if recipe.retriever == "model" and recipe.engine.kind != "local":
+    if recipe.retriever == "model" and (recipe.engine.kind != "local" or recipe.engine.ray):
         yield "retriever = 'model' needs the states of a local model", "Leave it out: TF-IDF needs none."
+    if recipe.chat and recipe.engine.kind == "remote" and recipe.engine.api == "completions":
+        yield "the completions interface takes text, and chat = true asks by messages", "Add --chat false."
+    yield from engines.complain_of_engine(recipe.engine)
     names = Counter(Path(model).name for model in recipe.models)
     if twice := sorted(name for name, count in names.items() if count > 1):
         yield f"several models are called {twice[0]}", "Give them folders of different names."
@@ -756,9 +765,22 @@ def tell_cost(study: Study, archive: int) -> list[tuple[str, str]]:
     for one, size in tried.items():
         finals[one.kind, one.model, one.strategy] = max(finals[one.kind, one.model, one.strategy], size)
         best[one.kind] = max(best[one.kind], size)
-    calls = len(study.memory) * len(tried) + len(study.test) * len(finals) + archive * len(best)
-    tokens = len(study.memory) * tried.total() + len(study.test) * finals.total() + archive * best.total()
-    replies = calls * recipe.reply_tokens if recipe.answers == "generate" else 0
+    labels = {kind: len(study.codebook.kinds[kind].labels) for kind in recipe.labels}
+    # an endpoint scores each label by a request of its own, which holds the whole prompt
+    apart = recipe.answers == "score" and recipe.engine.kind == "remote"
+    per = {kind: labels[kind] if apart else 1 for kind in recipe.labels}
+    rounds = 2 if recipe.answers == "generate" else 1  # a reply without a label is answered once
+    calls = rounds * (
+        len(study.memory) * sum(per[one.kind] for one in tried)
+        + len(study.test) * sum(per[kind] for kind, *_ in finals)
+        + archive * sum(per[kind] for kind in best)
+    )
+    tokens = rounds * (
+        len(study.memory) * sum(size * per[one.kind] for one, size in tried.items())
+        + len(study.test) * sum(size * per[key[0]] for key, size in finals.items())
+        + archive * sum(size * per[kind] for kind, size in best.items())
+    )
+    replies = calls * (recipe.reply_tokens if recipe.answers == "generate" else int(apart))
     cost = (tokens * recipe.engine.price_input + replies * recipe.engine.price_output) / 1e6
     return [
         *lines,

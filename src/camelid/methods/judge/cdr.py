@@ -588,7 +588,17 @@ def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], sides: 
     left = Counter(one.reply for one in candidates if not one.value)
     left.update(best for best, _ in places.values() if isinstance(best, str))
     left.update({"fewer than two different answers": len(texts) - len(asked)})
-    run.scores("pairs", lambda: {"questions": len(prompts), "pairs": len(built), "left out": dict(+left), **facts})
+    cut = sum((Counter(one.value["left out"]) for one in candidates if one.value), Counter())
+    run.scores(
+        "pairs",
+        lambda: {
+            "questions": len(prompts),
+            "pairs": len(built),
+            "left out": dict(+left),
+            "answers that were no candidates": dict(cut),
+            **facts,
+        },
+    )
     run.scores("contexts_of_prompts", lambda: compare_contexts(asked, contexts, found))
 
 
@@ -602,8 +612,13 @@ def draw_candidates(recipe: Recipe, policy: Engine, pair: Bases, rows: Sequence[
         faults = [fault_of(reply, pair) for reply in found]
         texts = [reply.text for reply, fault in zip(found, faults, strict=True) if not fault]
         value = {"texts": texts, "left out": dict(Counter(filter(None, faults)))}
-        outcome = ("value", value, "") if texts else ("malformed", None, f"no answer left: {faults[0]}")
-        judged.append(Judged(row.id, row.origin, *outcome))
+        problems = [reply.problem for reply in found if reply.problem]
+        if texts:
+            judged.append(Judged(row.id, row.origin, "value", value, ""))
+        elif len(problems) == len(found):  # nothing is known of the question yet
+            judged.append(Judged(row.id, row.origin, "failed", None, problems[0], problem=problems[0]))
+        else:
+            judged.append(Judged(row.id, row.origin, "malformed", None, f"no answer left: {faults[0]}"))
     return judged
 
 

@@ -34,6 +34,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from math import isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ from camelid.data.columns import Shape, flag_shape
 from camelid.engines import Engine
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
-from camelid.guard import SAFE, UNSAFE, Definition, Guard, unsafe_scores, write_prompt
+from camelid.guard import REPLY_TOKENS, SAFE, UNSAFE, Definition, Guard, unsafe_scores, write_prompt
 from camelid.metrics import SEED, Draws, interval, resampled_mean
 from camelid.objectives import cross_entropy
 from camelid.policy import Policy, read_policy
@@ -70,7 +71,12 @@ class Recipe(recipe.Recipe):
     descriptions: bool = Field(
         default=False, description="write the categories' descriptions too, not only their names"
     )
-    max_tokens: int = Field(default=128, ge=2, description="longer conversations are cut at their end (paper: 4096)")
+    response: str | None = Field(
+        default=None, description="column with the answer, which is judged then, and not the prompt"
+    )
+    max_tokens: int = Field(
+        default=128, ge=2, description="longer messages are cut at their end; the guard judges them piece by piece"
+    )
     augment: bool = Field(default=True, description="leave out and shuffle categories in training")
     views: Literal["one", "all"] = Field(
         default="one", description="one variant an example and pass, or all of them (paper: all)"
@@ -96,6 +102,8 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
         )
     if recipe.engine.kind != "local":
         problems.append(UserError(f"engine.kind = {recipe.engine.kind!r}", "A guard is trained here: take local."))
+    if recipe.engine.ray:
+        problems.append(UserError("engine.ray cannot read what is trained here", "Leave it out."))
     found: list[Any] = [None, None, None]
     for place, look in enumerate((lambda: policy_of(recipe), lambda: read(recipe), lambda: base_of(recipe))):
         try:
@@ -104,6 +112,13 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
             problems.append(error)
     raise_all(problems)
     policy, splits, base = found
+    longest = max(
+        len(encode_prompt(base.tokenizer, one)) for one in prompts_of(recipe, policy, splits.test or splits.dev)
+    )
+    context = base.config.get_text_config().max_position_embeddings
+    if longest + REPLY_TOKENS > context:
+        what = f"policy and text have {longest:,} tokens, and {base.spec} reads {context:,}, the answer included"
+        raise UserError(what, "Lower --max-tokens, or leave out descriptions.")
     counts = {role: sum(is_unsafe(row) for row in getattr(splits, role)) for role in ("train", "dev", "test")}
     sizes = [
         len(encode_prompt(base.tokenizer, write_prompt(policy, row.messages, descriptions=recipe.descriptions)))
@@ -147,16 +162,23 @@ def run(recipe: Recipe, run: Run) -> None:
 
 
 def read(recipe: Recipe) -> data.Splits:
-    """Rows with the categories of the policy that are known of them; training rows know at least one."""
+    """Rows with the categories of the policy that are known of them, one at least."""
     splits = data.read_splits(recipe.data, recipe.plan.seed, shape_of(recipe))
-    train_rows = [row for row in splits.train if row.flags]
-    left_out = {"train: no category of the policy is known": len(splits.train) - len(train_rows)}
-    return replace(splits, train=train_rows, dropped=splits.dropped | {why: n for why, n in left_out.items() if n})
+    rows = {role: [row for row in getattr(splits, role) if row.flags] for role in ("train", "dev", "test")}
+    left_out = {
+        f"{role}: no category of the policy is known": len(getattr(splits, role)) - len(kept)
+        for role, kept in rows.items()
+    }
+    unknown = [key for key in policy_of(recipe).keys if not any(key in row.flags for row in rows["train"])]
+    if unknown:
+        what = f"no training row says anything of {', '.join(unknown)}"
+        raise UserError(what, "Each category of the policy is a column of that name (its key), with 1, 0 or nothing.")
+    return replace(splits, **rows, dropped=splits.dropped | {why: n for why, n in left_out.items() if n})
 
 
 def shape_of(recipe: Recipe) -> Shape:
     """A text and a column for each category."""
-    return flag_shape(recipe.data.text, policy_of(recipe).keys)
+    return flag_shape(recipe.data.text, policy_of(recipe).keys, recipe.response)
 
 
 def policy_of(recipe: Recipe) -> Policy:
@@ -276,15 +298,19 @@ def engine_of(recipe: Recipe, adapted: Path | None = None) -> Engine:
 
 
 def judge(recipe: Recipe, engine: Engine, policy: Policy, rows: Sequence[Flagged], cut: float) -> list[Predicted]:
-    """Scores of the rows under one policy, and the decision at a threshold."""
-    tokenizer = base_of(recipe).tokenizer
-    prompts = [
-        write_prompt(policy, row.messages, descriptions=recipe.descriptions) for row in shorten(recipe, tokenizer, rows)
-    ]
+    """Scores of the rows under one policy, and the decision at a threshold. Without a score a row counts as unsafe."""
+    scores = unsafe_scores(engine, prompts_of(recipe, policy, rows), recipe.score)
+    values = [1.0 if isnan(value) else value for value in scores]
     return [
         Predicted(row.id, UNSAFE if is_unsafe(row) else SAFE, UNSAFE if value >= cut else SAFE, _shares(value))
-        for row, value in zip(rows, unsafe_scores(engine, prompts, recipe.score), strict=True)
+        for row, value in zip(rows, values, strict=True)
     ]
+
+
+def prompts_of(recipe: Recipe, policy: Policy, rows: Sequence[Flagged]) -> list[tuple[Message, ...]]:
+    """What the guard is shown of each row."""
+    cut = shorten(recipe, base_of(recipe).tokenizer, rows)
+    return [write_prompt(policy, row.messages, descriptions=recipe.descriptions) for row in cut]
 
 
 def choose_threshold(recipe: Recipe, dev: Sequence[Predicted]) -> dict[str, float]:
