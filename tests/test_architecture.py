@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 METHODS = sorted(SOURCE.glob("methods/*/*.py"))
 # from the ground up: a module imports only from its own line or from lines above it
 STOREYS = [
-    {"cache", "errors", "hub", "processes"},
+    {"cache", "errors", "hub", "processes", "spending"},
     {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy", "codebook", "belief_propagation"},
     {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks"},
     {"bases", "heads", "objectives", "reading", "token_trees", "hidden"},

@@ -25,14 +25,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from camelid import recipe
+from camelid import recipe, runs
 from camelid.engines import PROBLEMS, Completion, Question, Request, Sampling, Scored, key_of
 from camelid.engines import remote as remote_module
 from camelid.engines.cache import Cache
 from camelid.engines.remote import AHEAD, RemoteEngine, open_remote
 from camelid.errors import UserError
+from camelid.report.costs import sum_spending
 from camelid.rows import Message
 from camelid.scoring import score
+from camelid.spending import read_spending
 from conftest import invoke
 
 CLIENT, TLS = httpx2.Client, httpx2.create_ssl_context()
@@ -1036,3 +1038,25 @@ def test_what_may_be_a_key_itself_is_refused_before_anything_is_written(key: str
     assert "engine.key is not the name" in result.output
     assert key not in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cap_holds_over_engines_and_resumes_of_a_run(endpoint: Endpoint, tmp_path: Path) -> None:
+    """Each reply costs 1; the run may spend 5. Two engines and a resume share that, and the report has the sum."""
+    endpoint.act = lambda number, body: plain("fine", used=(500_000, 500_000))
+    prices = {"price_input": 1.0, "price_output": 1.0, "most_cost": 5.0, "concurrency": 1}
+
+    def ask(count: int, first: int) -> int:
+        engine = remote(endpoint, **prices)
+        asked = [Request(f"text {first + at}", Sampling(max_tokens=1)) for at in range(count)]
+        return sum(not found.problem for _, found in engine.complete(asked))
+
+    with runs.open_run(tmp_path / "r", recipe=recipe.Recipe(), method="ls-llama", command=["x"]):
+        assert (ask(2, 0), ask(1, 2)) == (2, 1)
+    with runs.reopen_run(tmp_path / "r"):
+        assert ask(6, 3) == 2
+    assert len(endpoint.seen) == 5
+    told = dict(sum_spending(read_spending(tmp_path / "r" / "spending.jsonl")))
+    assert told["requests"] == "5"
+    assert told["cost by the prices"] == "5.00"
+    assert told["failed: budget"] == "4"
+    assert ask(6, 9) == 5, "outside a run a cap is that of the engine"

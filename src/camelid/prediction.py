@@ -21,6 +21,7 @@ from camelid.metrics import entities
 from camelid.progress import track
 from camelid.reading import Reading, pad_id, reading_of, tokenise
 from camelid.rows import Labelled, Predicted, Tagged
+from camelid.runs import read_manifest
 
 BATCH_TOKENS = 1024  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
 THRESHOLD = 0.5  # a class of a multi-label row is predicted from this probability on
@@ -95,6 +96,9 @@ def predict_file(
     characters, those of a words column the characters of the words joined by spaces. `label(folder, rows, base)` labels
     texts by the run of a method that has a way of its own.
     """
+    if not (folder / "model" / "handle.json").is_file() and read_manifest(folder)["finished"]:
+        what = f"the run in {folder} left no model that labels rows"
+        raise UserError(what, "Its method's page says what it made; its report shows it: camelid report.")
     if not (folder / "model" / "handle.json").is_file():
         raise UserError(
             f"{folder} holds no trained model yet: the run is not finished", f"camelid resume {folder} finishes it."

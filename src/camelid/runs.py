@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
+from camelid import spending
 from camelid.errors import UserError
 from camelid.processes import is_leader, wait_for_all
 from camelid.progress import track
@@ -204,7 +205,7 @@ def open_run(folder: Path, *, recipe: Any, method: str, command: Sequence[str]) 
     if is_leader():
         _create(folder, recipe, method, command)
     wait_for_all()
-    with _locked(folder), disk_errors(folder):
+    with _locked(folder), disk_errors(folder), spending.kept_in(folder):
         yield Run(folder, read_manifest(folder))
 
 
@@ -212,7 +213,7 @@ def open_run(folder: Path, *, recipe: Any, method: str, command: Sequence[str]) 
 def reopen_run(folder: Path) -> Iterator[Run]:
     """An existing run, to be continued. Raises UserError when it is none, is in use, or its recipe was edited."""
     read_manifest(folder)
-    with _locked(folder), disk_errors(folder):
+    with _locked(folder), disk_errors(folder), spending.kept_in(folder):
         manifest = read_manifest(folder)  # again: another process may have finished a stage before it let go
         if manifest["recipe_sha256"] != sha256(folder / "recipe.toml"):
             raise UserError(

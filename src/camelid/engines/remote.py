@@ -34,7 +34,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from camelid import recipe
+from camelid import recipe, spending
 from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored, complain_of_engine
 from camelid.engines.replies import (
     Reply,
@@ -101,7 +101,8 @@ class RemoteEngine:
     Raw text goes to the completions interface, messages to the one `values.api` names; for the completions interface
     `lay_out` makes text of them (without a first token that the endpoint adds itself). The key is read from the
     environment for each request and kept nowhere. `count_tokens` makes estimates exact. `ledger` says what was used;
-    `most_cost` holds for this object. Log-probs are those the endpoint gives; token ids it does not tell. `can` has
+    `most_cost` holds for the run that is open, with all its engines and what it spent before it was resumed; without
+    one, for this object. Log-probs are those the endpoint gives; token ids it does not tell. `can` has
     "score" for the completions interface until `probe` or the first question finds that the endpoint does not.
     Raises UserError for values that cannot work.
     """
@@ -127,7 +128,8 @@ class RemoteEngine:
             timeout=httpx2.Timeout(values.timeout, connect=min(values.timeout, CONNECT_SECONDS), pool=None),
             limits=httpx2.Limits(max_connections=values.concurrency),
         )
-        self._pace, self._budget = _Pace(values.per_minute), _Budget(values.most_cost)
+        self._spending = spending.current()
+        self._pace, self._budget = _Pace(values.per_minute), _Budget(values.most_cost, self._spending)
         self._lock, self._random = threading.Lock(), random.Random()
         self._reached = self._echoes = False
         self._gives_logprobs = True  # until the endpoint says otherwise
@@ -233,7 +235,7 @@ class RemoteEngine:
             if not self._budget.reserve(worst):
                 return Reply(problem="budget")
             if not self._pace.wait(halt):
-                self._budget.settle(worst, 0.0)
+                self._budget.settle(worst)
                 return Reply(problem="unreachable")
             reply = Reply(unsure=True)  # booked if the try ends in an exception: others may wait for its share
             try:
@@ -308,11 +310,16 @@ class RemoteEngine:
             self.ledger.cost += reply.cost
             self.ledger.unsure += unsure
             self.ledger.guessed += reply.guessed
-        self._budget.settle(worst, reply.cost + unsure)
+        self._spending.add(
+            requests=1, retries=int(tried > 0), prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens, cost=reply.cost, unsure=unsure,
+        )  # fmt: skip
+        self._budget.settle(worst)
 
     def _noted(self, answer: T, said: str) -> T:
         """The answer, its problem counted."""
         if answer.problem:
+            self._spending.add(problem=answer.problem)
             with self._lock:
                 self.ledger.problems[answer.problem] = self.ledger.problems.get(answer.problem, 0) + 1
                 if said:
@@ -439,8 +446,8 @@ class _Pace:
 class _Budget:
     """A cap that cannot be passed: a request leaves only if its worst case fits beside what is spent and under way."""
 
-    def __init__(self, most: float | None) -> None:
-        self._most, self._spent, self._held, self._under_way = most, 0.0, 0.0, 0
+    def __init__(self, most: float | None, spent: spending.Spending) -> None:
+        self._most, self._spent, self._held, self._under_way = most, spent, 0.0, 0
         self._closed, self._change = False, threading.Condition()
 
     def reserve(self, worst: float) -> bool:
@@ -449,18 +456,19 @@ class _Budget:
         if self._most is None:
             return True
         with self._change:
-            while not self._closed and self._under_way and self._spent + self._held + worst > self._most:
+            while not self._closed and self._under_way and self._spent.cost + self._held + worst > self._most:
                 self._change.wait()
-            self._closed = self._closed or self._spent + self._held + worst > self._most
+            self._closed = self._closed or self._spent.cost + self._held + worst > self._most
             if not self._closed:
                 self._under_way, self._held = self._under_way + 1, self._held + worst
             return not self._closed
 
-    def settle(self, worst: float, cost: float) -> None:
+    def settle(self, worst: float) -> None:
+        """The request is over, and what it cost is booked."""
         if self._most is None:
             return
         with self._change:
-            self._under_way, self._spent = self._under_way - 1, self._spent + cost
+            self._under_way -= 1
             self._held = self._held - worst if self._under_way else 0.0  # no rest of rounding stays
             self._change.notify_all()
 

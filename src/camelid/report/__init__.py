@@ -85,6 +85,7 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         "curve": curves.draw_learning(files.lines("model/metrics.jsonl")),
         "stages": costs.list_stages(stage_costs, files.splits(), systems),
         "total": costs.total_cost(stage_costs),
+        "spending": costs.sum_spending(files.lines("spending.jsonl")),
         "pace": costs.measure_pace(files.lines("model/timings.jsonl")),
         "lineage": facts.describe_lineage(files),
         "commands": facts.repeat_commands(files),

@@ -100,6 +100,26 @@ def _name_stage(stage: str, names: Mapping[str, str]) -> str:
     return names.get(stage, stage)
 
 
+def sum_spending(lines: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(name, value) of what was asked of endpoints, from the lines of spending.jsonl; empty without any."""
+    sums: dict[str, float] = {}
+    problems: dict[str, int] = {}
+    for line in lines:
+        for name in ("requests", "retries", "prompt_tokens", "completion_tokens", "cost", "unsure"):
+            sums[name] = sums.get(name, 0.0) + float(line.get(name) or 0)
+        if word := line.get("problem"):
+            problems[str(word)] = problems.get(str(word), 0) + 1
+    if not sums.get("requests") and not problems:
+        return []
+    found = [("requests", show_count(sums["requests"]))]
+    found += [("of them tried again", show_count(sums["retries"]))] if sums["retries"] else []
+    found += [("prompt tokens", show_count(sums["prompt_tokens"]))]
+    found += [("tokens written", show_count(sums["completion_tokens"]))]
+    found += [("cost by the prices", f"{sums['cost']:,.2f}")] if sums["cost"] else []
+    found += [("requests without a whole reply may have cost", f"{sums['unsure']:,.2f}")] if sums["unsure"] else []
+    return found + [(f"failed: {word}", show_count(count)) for word, count in sorted(problems.items())]
+
+
 def measure_pace(lines: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(name, value) of training speed from the lines of model/timings.jsonl; empty without any."""
     steps = list(lines)
