@@ -317,6 +317,7 @@ COMPARISONS = {
 OURS = {name: f"{name}-ours" for name in ("guard-128", "guard-512", "pairs")} | {
     "sample": "sample-plain", "sample-llama.cpp": "sample-plain", "annotate": "annotate-10"
 }  # fmt: skip
+ALIKE = {"guard-128": 1e-4, "guard-512": 1e-4, "pairs": 1e-2}  # largest difference of a score, in nats
 REFERENCES = {"sample-llama.cpp"}  # nobody's claim, and other weights: whoever wins
 
 
@@ -337,20 +338,23 @@ def summarise(name: str, rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     facts: dict[str, Any] = {"reference": True} if name in REFERENCES else {}
     if name != "annotate":
         facts["difference"] = max(difference(*pair) for pair in pairs)
+    if name in ALIKE and facts["difference"] > ALIKE[name]:
+        raise SystemExit(f"{name}: scores differ by {facts['difference']:.1e}, more than {ALIKE[name]:.0e}")
     return paired.compare(what, pairs, **facts)
 
 
 def write_page() -> None:
     """The newest result of each comparison, as the table in docs/engines.md."""
     lines = [
-        "| machine | comparison | ours | theirs | ratio (median, range) | pairs | peak MB |",
-        "|---|---|---|---|---|---|---|",
+        "| machine | comparison | ours | theirs | ratio (median, range) | pairs | peak MB | largest difference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for line in paired.newest([what for what, _ in COMPARISONS.values()]):
         ratio = f"**{line['ratio_median']:.2f}** ({line['ratio_min']:.2f} to {line['ratio_max']:.2f})"
         peak = " / ".join(f"{value:.0f}" for value in line["peak_mb"])
         cells = [line["machine"], line["name"], f"{line['ours']:.1f}", f"{line['theirs']:.1f}", ratio]
-        lines.append(f"| {' | '.join([*cells, str(line['pairs']), peak])} |")
+        apart = f"{line['difference']:.2g}" if "difference" in line else ""
+        lines.append(f"| {' | '.join([*cells, str(line['pairs']), peak, apart])} |")
     paired.write_between(PAGE, "speed", "\n".join(lines))
 
 
