@@ -11,6 +11,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,7 +49,7 @@ def table(name: str, scores: dict[str, Any], *entries: str) -> str:
     length = "; ".join(f"{what} {signed(value)}" for what, value in scores["length"].items())
     clipped = ", ".join(f"{side} {count}" for side, count in counts["clipped tokens"].items())
     command = json.loads((RUNS / name / "manifest.json").read_text())["command"]
-    command = [part.replace(f"{RUNS}/", "") for part in command]
+    command = [Path(part).name if part.startswith("/") else part for part in command]
     return "\n".join(
         [*lines, "", facts, f"{length}. Clipped tokens: {clipped}.", "", "```sh", shlex.join(command), "```"]
     )
