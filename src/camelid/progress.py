@@ -11,7 +11,17 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 PLAIN_SECONDS = 10.0
 
@@ -45,12 +55,22 @@ def track(what: str, total: int | None, done: int = 0) -> Iterator[Advance]:
         yield _plain(_console, what, total, done)
 
 
+class _Rate(ProgressColumn):
+    """Units a second, or seconds a unit where they take longer."""
+
+    def render(self, task: Task) -> Text:
+        if not task.speed:
+            return Text("")
+        return Text(f"{task.speed:.1f}/s" if task.speed >= 1 else f"{1 / task.speed:.1f} s each")
+
+
 @contextmanager
 def _bar(console: Console, what: str, total: int | None, done: int) -> Iterator[Advance]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
+        _Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -72,7 +92,10 @@ def _plain(console: Console, what: str, total: int | None, done: int) -> Advance
         if done == total or now - last >= PLAIN_SECONDS:
             last = now
             pace = (now - started) / max(done - first, 1)
-            left = f"{done}/{total}, about {pace * (total - done):.0f} s left" if total is not None else f"{done}"
+            rate = f"{1 / pace:.1f}/s" if 0 < pace <= 1 else f"{pace:.1f} s each"
+            left = (
+                f"{done}/{total}, {rate}, about {pace * (total - done):.0f} s left" if total is not None else f"{done}"
+            )
             console.print(f"{what}: {left} {note}".rstrip(), highlight=False)
 
     return advance

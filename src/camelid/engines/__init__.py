@@ -174,7 +174,8 @@ def answer_all(
             found[key] = answer
             if engine.cache is not None and not answer.problem:
                 engine.cache.put(key, answer, engine.fingerprint)
-            advance(1)
+            spent = getattr(engine, "ledger", None)
+            advance(1, f"cost {spent.cost:.2f}" if spent and spent.cost else "")
     return [found[key] for key in keys]
 
 
