@@ -235,3 +235,37 @@ def test_real_rows_know_what_the_card_says() -> None:
         rows = data.read_rows(f"moderation:{split}")
         assert sum("H" in row.flags for row in rows) == known
         assert sum(any(row.flags.values()) for row in rows) == unsafe
+
+
+def write_answers(folder: Path, keys: tuple[str, ...] = ("S", "H", "V", "HR", "SH")) -> Path:
+    lines = [f"prompt,answer,{','.join(keys)}"]
+    lines += [
+        f"question {n},answer {n},{','.join(str(int(n % 5 == at)) for at in range(len(keys)))}" for n in range(20)
+    ]
+    (folder / "answers.csv").write_text("\n".join(lines) + "\n")
+    return folder / "answers.csv"
+
+
+def test_answers_are_judged_where_there_is_a_column_of_them(chat_model: Path, tmp_path: Path) -> None:
+    source = str(write_answers(tmp_path))
+    recipe = methods.resolve("llama-guard", options(chat_model) | {"data.train": source, "response": "answer"})
+    llama_guard.check(recipe)
+    rows = llama_guard.read(recipe)
+    assert [turn.role for turn in rows.train[0].messages] == ["user", "assistant"]
+    shown = llama_guard.prompts_of(recipe, llama_guard.policy_of(recipe), rows.train[:1])[0][0].content
+    assert "Judge the Agent only." in shown
+    assert "Agent: answer" in shown
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({}, "says anything of H"), ({"engine.ray": "auto"}, "engine.ray cannot read"),
+    ({"max_tokens": 4096, "data.text": "long"}, "tokens, and"),
+])  # fmt: skip
+def test_what_would_be_found_too_late(change: dict[str, Any], words: str, chat_model: Path, tmp_path: Path) -> None:
+    """A misspelled category, an engine that reads no adapter, a text that does not fit beside the policy."""
+    misspelled = not change
+    source = write_answers(tmp_path, ("S", "Hate", "V", "HR", "SH") if misspelled else ("S", "H", "V", "HR", "SH"))
+    values = options(chat_model) | {"data.train": str(source), "data.text": "prompt"} | change
+    with pytest.raises(UserError) as raised:
+        llama_guard.check(methods.resolve("llama-guard", values))
+    assert any(words in error.what for error in raised.value.all()), raised.value.all()
