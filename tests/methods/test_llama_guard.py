@@ -238,10 +238,10 @@ def test_real_rows_know_what_the_card_says() -> None:
 
 
 def write_answers(folder: Path, keys: tuple[str, ...] = ("S", "H", "V", "HR", "SH")) -> Path:
-    lines = [f"prompt,answer,{','.join(keys)}"]
-    lines += [
-        f"question {n},answer {n},{','.join(str(int(n % 5 == at)) for at in range(len(keys)))}" for n in range(20)
-    ]
+    lines = [f"prompt,long,answer,{','.join(keys)}"]
+    for n in range(20):
+        flags = ",".join(str(int(n % 5 == at)) for at in range(len(keys)))
+        lines.append(f"question {n},{n} {'word ' * 600},answer {n},{flags}")
     (folder / "answers.csv").write_text("\n".join(lines) + "\n")
     return folder / "answers.csv"
 
