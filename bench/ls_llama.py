@@ -66,11 +66,11 @@ class Job:
         return methods.resolve("ls-llama", {"plan.epochs": self.epochs, "plan.seed": self.seed}).plan
 
 
-def train_ours(job: Job) -> dict[str, float]:
+def train_ours(job: Job, **changes: Any) -> dict[str, float]:
     from camelid import bases, labelling, models, prediction
     from camelid.reading import Reading
 
-    plan, base, reading = job.plan, bases.open_base("smollm2-135m"), Reading(256)
+    plan, base, reading = job.plan.model_copy(update=changes), bases.open_base("smollm2-135m"), Reading(256)
     settings = {"kind": "label", "classes": job.classes, "pooling": "last"}
     model = models.label_model(base, settings, plan, reading)
     with tempfile.TemporaryDirectory() as folder:
@@ -203,6 +203,7 @@ def predicted(job: Job, base: Any, seconds: float) -> dict[str, float]:
 
 CONTESTANTS = {
     "train-ours": train_ours,
+    "train-ours-half": lambda job: train_ours(job, adapt_from_layer="half", learning_rate=1e-3),
     "trainer-defaults": lambda job: train_theirs(job, tuned=False, bfloat16=False),
     "trainer-tuned-fp32": lambda job: train_theirs(job, tuned=True, bfloat16=False),
     "trainer-tuned-fp32-all": lambda job: train_theirs(job, tuned=True, bfloat16=False, all_layers=True),
@@ -219,6 +220,12 @@ PAIRS = [
         "train-ours",
         "trainer-tuned-all",
         "training tokens/s against Trainer + PEFT tuned by hand, bfloat16, LoRA in all layers",
+        False,
+    ),
+    (
+        "train-ours-half",
+        "trainer-tuned-all",
+        "training tokens/s, adapters in the upper half, against the same",
         False,
     ),
     ("train-ours", "trainer-tuned-fp32", "training tokens/s against Trainer + PEFT tuned by hand, float32", True),
