@@ -598,6 +598,17 @@ def test_a_base_that_is_gone(
     assert str(tmp_path / "gone") in errors_of(result.output)[0][0]
 
 
+def test_predict_of_a_run_that_makes_no_labels(camelid: Camelid, trained_copy: Path, tweets_csv: Path) -> None:
+    """An archive that was labelled, or pairs that were scored, leave no model; resuming would not help."""
+    manifest = json.loads((trained_copy / "manifest.json").read_text())
+    del manifest["stages"]["model"]
+    (trained_copy / "manifest.json").write_text(json.dumps(manifest))
+    result = camelid("predict", trained_copy, tweets_csv, "--out", trained_copy / "o.csv")
+    [(what, fix)] = errors_of(result.output)
+    assert "left no model that labels rows" in what
+    assert "resume" not in fix
+
+
 def test_predict_of_an_unfinished_run(camelid: Camelid, trained_copy: Path, tweets_csv: Path, tmp_path: Path) -> None:
     shutil.rmtree(trained_copy / "model")
     result = camelid("predict", trained_copy, tweets_csv, "--out", tmp_path / "o.csv")

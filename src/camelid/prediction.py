@@ -96,7 +96,8 @@ def predict_file(
     characters, those of a words column the characters of the words joined by spaces. `label(folder, rows, base)` labels
     texts by the run of a method that has a way of its own.
     """
-    if not (folder / "model" / "handle.json").is_file() and read_manifest(folder)["finished"]:
+    manifest = read_manifest(folder)
+    if manifest["finished"] and "model" not in manifest["stages"]:
         what = f"the run in {folder} left no model that labels rows"
         raise UserError(what, "Its method's page says what it made; its report shows it: camelid report.")
     if not (folder / "model" / "handle.json").is_file():
