@@ -168,11 +168,11 @@ def _agreed(straight: Judged, swapped: Judged) -> Judged:
     for one in (straight, swapped):
         if one.outcome != "value":
             return one
-    one, other = PLACES[straight.value], SWAPPED[PLACES[swapped.value]]
+    first, second = PLACES[straight.value], SWAPPED[PLACES[swapped.value]]
     shares = {"first": 0.0, "second": 0.0, "tie": 0.0}
-    for value in (one, other):
+    for value in (first, second):
         shares[value] += 0.5
-    value = one if one == other else "tie"
+    value = first if first == second else "tie"
     return replace(straight, value=value, shares=shares, repairs=straight.repairs + swapped.repairs)
 
 
