@@ -155,7 +155,8 @@ def simulate(seed: int, sampler: Any, **values: Any) -> tuple[int, int]:
         shift = 2 * labels[name][:, None] * direction / np.linalg.norm(direction)
         features[name] = centres[clusters[name]] + draw.normal(size=(rows, 20)) + shift
     features["test"] = features["validation"]
-    recipe = resolved(rounds=50, batch=20, plan__seed=seed, **values)
+    noise = {"flip_positive": 0.1, "flip_negative": 0.01}
+    recipe = resolved(rounds=50, batch=20, plan__seed=seed, **noise, **values)
     study = study_of(recipe, labels["pool"], clusters["pool"], features, labels["validation"])
     _, trace = method.explore(study, sampler, study.known)
     assert trace[-1]["labels"] == 1000
