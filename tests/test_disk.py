@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import resource
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from camelid import methods, runs
 from camelid.errors import UserError
 
+PR_CAPBSET_DROP = 24  # prctl(2)
 OPTIONS = ["--epochs", "3", "--checkpoint-seconds", "0", "--adapt-from-layer", "0", "--lora-dropout", "0.1"]
 
 
@@ -24,11 +26,31 @@ def run_limited(arguments: list[object], limit: int | None) -> subprocess.Comple
     """The command line where no file may grow beyond `limit` bytes: what a full disk does, without one."""
 
     def limit_files() -> None:
+        for capability in (1, 2, 3):  # root passes over permissions, unless these are taken: DAC_OVERRIDE and its kin
+            ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     command = [sys.executable, "-m", "camelid", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=limit_files)
+
+
+def refuse_when_locked(folder: Path) -> None:
+    """A run folder that may only be read: resume says so and changes nothing."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    set_writable(folder, False)
+    found = run_limited(["resume", folder], None)
+    set_writable(folder, True)
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert "cannot write to" in found.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def set_writable(folder: Path, writable: bool) -> None:
+    folders, files = (0o755, 0o644) if writable else (0o555, 0o444)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(folders if path.is_dir() else files)
 
 
 def test_a_full_disk_stops_the_run_and_resume_goes_on(tiny_model: Path, tweets_csv: Path, tmp_path: Path) -> None:
@@ -44,11 +66,23 @@ def test_a_full_disk_stops_the_run_and_resume_goes_on(tiny_model: Path, tweets_c
     assert "camelid resume" in full.stderr
     assert "cannot write to" in full.stderr
     assert not json.loads((tmp_path / "full" / "manifest.json").read_text())["finished"]
+    refuse_when_locked(tmp_path / "full")
     again = run_limited(["resume", tmp_path / "full"], None)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "full" / "model" / "metrics.jsonl").read_bytes() == log
     for name in ("model/adapter_model.safetensors", "scores.json", "predictions/label-supervision.jsonl"):
         assert (tmp_path / "full" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_read_only_folder_is_said_before_anything_is_made(tiny_model: Path, tweets_csv: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    command = ["run", "ls-llama", "--data", tweets_csv, "--model", tiny_model, "--out", locked / "run"]
+    found = run_limited(command, None)
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert f"cannot write to {locked}" in " ".join(found.stderr.split())
+    assert not list(locked.iterdir())
 
 
 @pytest.mark.parametrize(
