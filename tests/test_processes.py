@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 from conftest import invoke
+from two_terms import train_two_terms
 
+Ran = subprocess.CompletedProcess[str]
 VALUES = [
     "--epochs",
     "3",
@@ -25,12 +28,16 @@ VALUES = [
     "0",
     "--learning-rate",
     "1e-3",
+    "--keep",
+    "best",
+    "--patience",
+    "2",
 ]
 
 
-def launch(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+def launch(processes: int, *arguments: object, program: Sequence[str] = ("-m", "camelid")) -> Ran:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *torchrun, "-m", "camelid", *map(str, arguments)]
+    command = [sys.executable, *torchrun, *program, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -58,6 +65,21 @@ def test_two_processes_equal_one(folders: tuple[Path, Path]) -> None:
         left, right = (load_file(folder / "model" / name) for folder in folders)
         for key, value in left.items():
             assert (value - right[key]).norm() <= 1e-5 * value.norm() + 1e-9, key
+
+
+def test_two_terms_are_divided_by_their_counts_over_both_processes(tiny_model: Path, tmp_path: Path) -> None:
+    """Ragged micro-batches, three a step: one process has two of them, the other one."""
+    train_two_terms(tiny_model, tmp_path / "one", accumulate=3)
+    found = launch(2, tiny_model, tmp_path / "two", program=(str(Path(__file__).with_name("two_terms.py")),))
+    assert found.returncode == 0, found.stderr[-2000:]
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    assert len(logs[0]) == len(logs[1]) == 4
+    for one, two in zip(*logs, strict=True):
+        for key in ("loss", "size", "gradient_norm", "rows"):
+            assert two[key] == pytest.approx(one[key], rel=1e-5)
 
 
 def test_two_processes_write_one_run(folders: tuple[Path, Path]) -> None:

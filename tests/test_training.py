@@ -31,17 +31,7 @@ from camelid.objectives import cross_entropy
 from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.training import group_parameters, schedule, train
-
-SETTINGS = {"kind": "label", "classes": ["a", "b", "c"], "pooling": "last"}
-CPU_PLAN = {"precision": "float32", "learning_rate": 1e-2, "batch_rows": 6, "lora_rank": 4}
-
-
-def ragged_rows(count: int = 20) -> list[Tokens]:
-    draw = random.Random(5)
-    return [
-        Tokens(str(number), [draw.randrange(6, 200) for _ in range(draw.randint(1, 12))], [draw.randrange(3)])
-        for number in range(count)
-    ]
+from two_terms import CPU_PLAN, SETTINGS, ragged_rows, train_two_terms, two_terms
 
 
 def trained(tiny_model: Path, folder: Path, **values: object) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -129,28 +119,10 @@ def test_a_group_without_parameters_is_told(tiny_model: Path, tmp_path: Path, ma
 
 def test_each_term_is_divided_by_its_own_count(tiny_model: Path, tmp_path: Path) -> None:
     """Two terms over ragged micro-batches: rows for one, text tokens for the other, whatever the split."""
-
-    def two_terms(model: nn.Module, batch: Batch) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        logits = model(batch)
-        ours = nn.functional.cross_entropy(logits, batch.labels_N, reduction="sum")
-        lengths = batch.mask_BT.sum(dim=1)
-        return {"loss": ours, "size": (logits.square().sum(dim=1) * lengths).sum()}, {"rows": float(len(logits))}
-
-    class Counted:
-        steps = steps_per_epoch = 4
-
-        def __init__(self, batches: EpochBatches) -> None:
-            self.batches = batches
-
-        def __call__(self, step: int) -> list[Batch]:
-            return [replace(b, counts={"loss": len(b.labels_N), "size": b.tokens}) for b in self.batches(step)]
-
     logs = []
     for accumulate in (1, 3):
-        plan = Plan(**{**CPU_PLAN, "epochs": 1, "accumulate": accumulate})  # type: ignore[arg-type]
-        model = models.label_model(bases.open_base(str(tiny_model)), SETTINGS, plan, Reading(16))
         folder = tmp_path / str(accumulate)
-        train(model, Counted(over_epochs(ragged_rows(), plan, 0)), two_terms, plan, folder=folder)  # type: ignore[arg-type]
+        train_two_terms(tiny_model, folder, accumulate)
         logs.append([json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()])
     for left, right in zip(*logs, strict=True):
         for name in ("loss", "size", "gradient_norm"):
