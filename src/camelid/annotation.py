@@ -20,6 +20,7 @@ from camelid.rows import Judged, Message, Prompt
 from camelid.sampling import GREEDY, sample
 from camelid.scoring import score
 
+UNCLASSIFIED = "unclassified"  # the label of what could not be read, which is wrong
 PromptOf = Callable[[Any], Prompt]
 
 
@@ -143,6 +144,11 @@ def compare_both_ways(
 def check_rule(rows: Sequence[Any], rule: Callable[[Any], Any], name: str) -> list[Judged]:
     """What a plain function says of each row."""
     return [Judged(row.id, row.origin, "value", rule(row), name) for row in rows]
+
+
+def label_of(judged: Judged) -> str:
+    """The label, or "unclassified" where none could be read."""
+    return judged.value if judged.outcome == "value" else UNCLASSIFIED
 
 
 def count_outcomes(judged: Sequence[Judged]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ Lines = list[tuple[str, str]]
 LIBRARIES_MB = 650  # resident memory of torch and transformers before a model is loaded
 # What a training step spends beyond its matrix products (attention, norms, adapters, optimiser): measured at 135M
 OVERHEAD = 1.5
+CHARACTERS_PER_TOKEN = 4  # of English, where there is no tokenizer to count
 
 
 def forecast_labelling(
@@ -156,3 +158,17 @@ def _empty_trunk(config: Any) -> Any:
 def _width(config: Any) -> int:
     """Inner width of the feed-forward layers; four times the model's where the config does not name it."""
     return getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts a model's tokens. Of a remote one they are estimated, and its `context` is not known."""
+
+    tokenizer: Any = None
+    context: int | None = None
+
+    def count(self, text: str) -> int:
+        """Tokens of a text by itself."""
+        if self.tokenizer is None:
+            return len(text) // CHARACTERS_PER_TOKEN + 1
+        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

@@ -20,12 +20,15 @@ from sklearn.metrics import f1_score
 
 from camelid import bases, engines, methods, metrics
 from camelid import codebook as codebooks
+from camelid.annotation import UNCLASSIFIED
+from camelid.archive import Archive, code_row, first_to_review, read_archive
 from camelid.engines import Completion, Question, Request, Scored
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
+from camelid.folds import deal_folds, split_share, spread
 from camelid.methods.classify import oral_history as method
-from camelid.methods.classify.oral_history import UNCLASSIFIED, Configuration, Study
+from camelid.methods.classify.oral_history import Configuration, Study
 from camelid.parsing import read_reply
 from camelid.rows import Annotated, Judged, Predicted, iterate_rows
 from conftest import Camelid, own_rows, write_csv, write_jsonl
@@ -162,7 +165,7 @@ def test_check_1_memory_rows_never_see_their_own_fold(tmp_path: Path, monkeypatc
     folder = methods.run("oral-history", options | {"labels": ["topic"], "designs": ["concise"]}, out=tmp_path / "run")
     test = [row.text for row in iterate_rows(folder / "test.jsonl")]
     assert len(test) == 5
-    fold_of = method.deal_folds(list(iterate_rows(folder / "memory.jsonl")), "topic", "rows", 0)  # type: ignore[arg-type]
+    fold_of = deal_folds(list(iterate_rows(folder / "memory.jsonl")), "topic", "rows", method.FOLDS, 0)  # type: ignore[arg-type]
     folds = {row.text: fold_of[row.id] for row in rows if row.id in fold_of}
     seen = 0
     for asked in engine.asked:
@@ -178,12 +181,12 @@ def test_check_1_memory_rows_never_see_their_own_fold(tmp_path: Path, monkeypatc
 
 def test_check_1_groups_stay_on_one_side() -> None:
     rows = gold()
-    memory, test = method.split_gold(rows, "topic", 0.4, "groups", 0)
+    memory, test = split_share(rows, "topic", 0.4, "groups", 0)
     narrators = [{row.group for row in side} for side in (memory, test)]
     assert not narrators[0] & narrators[1]
     assert narrators[0] | narrators[1] == {row.group for row in rows}
     assert len(memory) in (3, 6)
-    folds = method.deal_folds(rows, "topic", "groups", 0)
+    folds = deal_folds(rows, "topic", "groups", method.FOLDS, 0)
     assert len({(row.group, folds[row.id]) for row in rows}) == 4
 
 
@@ -200,19 +203,19 @@ def test_check_1_fifteen_narrators(seed: int) -> None:
 
 def test_every_fold_has_every_label() -> None:
     rows = [note(n, f"row {n}", str(n % 5)) for n in range(50)]
-    folds = method.deal_folds(rows, "topic", "rows", 0)
+    folds = deal_folds(rows, "topic", "rows", method.FOLDS, 0)
     assert Counter((row.labels["topic"], folds[row.id]) for row in rows) == {
         (str(label), fold): 2 for label in range(5) for fold in range(5)
     }
-    assert folds != method.deal_folds(rows, "topic", "rows", 1)
+    assert folds != deal_folds(rows, "topic", "rows", method.FOLDS, 1)
 
 
 def test_a_group_goes_to_memory_where_that_comes_nearer_to_the_share() -> None:
     """4 of 10 rows are asked for, and each of the two groups has 5: one of them is nearer to that than none."""
     rows = [note(n, f"row {n}", group="Ann" if n < 5 else "Bob") for n in range(10)]
-    memory, test = method.split_gold(rows, "topic", 0.4, "groups", 0)
+    memory, test = split_share(rows, "topic", 0.4, "groups", 0)
     assert (len(memory), len(test)) == (5, 5)
-    drawn = [method.split_gold(rows, "topic", 0.4, "groups", seed)[0][0].group for seed in range(20)]
+    drawn = [split_share(rows, "topic", 0.4, "groups", seed)[0][0].group for seed in range(20)]
     assert set(drawn) == {"Ann", "Bob"}, "drawn with the seed"
 
 
@@ -220,17 +223,17 @@ def test_rows_are_split_by_label_and_any_number_of_them_has_the_shares() -> None
     """The counts of the paper's rows: 558 of them, 40 % are 223, and 335 are left."""
     counts = {"2": 253, "1": 111, "3": 72, "4": 61, "5": 31, "0": 30}
     rows = [note(0, f"{label} {n}", label) for label, count in counts.items() for n in range(count)]
-    memory, test = method.split_gold(rows, "topic", 0.4, "rows", 0)
+    memory, test = split_share(rows, "topic", 0.4, "rows", 0)
     assert (len(memory), len(test)) == (223, 335)
     assert not {row.text for row in memory} & {row.text for row in test}
     found = Counter(row.labels["topic"] for row in memory)
     assert all(abs(found[label] - 0.4 * count) < 1 for label, count in counts.items())
-    order = method.spread(rows, "topic", 0)
+    order = spread(rows, "topic", 0)
     assert sorted(order) == list(range(558))
     for n in (10, 50, 137, 400):
         found = Counter(rows[number].labels["topic"] for number in order[:n])
         assert all(abs(found[label] - n * count / 558) < 1.5 for label, count in counts.items()), n
-    assert method.spread(rows, "topic", 1) != order
+    assert spread(rows, "topic", 1) != order
 
 
 def test_nearest_rows_vote_by_their_similarity() -> None:
@@ -503,7 +506,7 @@ def test_memory_rows_choose_and_test_rows_do_not(
     gold_jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On memory rows only structured prompts with examples are right, on test rows only zero-shot ones."""
-    memory, test = method.split_gold(gold(), "topic", 0.5, "rows", 0)
+    memory, test = split_share(gold(), "topic", 0.5, "rows", 0)
     tests = {row.text for row in test}
 
     def knows(prompt: str) -> bool:
@@ -767,7 +770,7 @@ def test_check_6_failed_requests_are_asked_again(
 def test_an_archive_row_of_just_enough_words_is_kept(tmp_path: Path) -> None:
     archive = write_csv(tmp_path / "archive.csv", [{"text": "one two three four"}, {"text": "one two three"}])
     dropped: Counter[str] = Counter()
-    found = list(method.read_archive(remote(labels=["topic"], archive=str(archive)), dropped))
+    found = list(read_archive(Archive(str(archive), "text", None, 4), dropped))
     assert [row.text for row in found] == ["one two three four"]
     assert dropped == {"archive: fewer than 4 words": 1}
 
@@ -784,14 +787,14 @@ def test_what_to_review_first(tmp_path: Path) -> None:
     coded = []
     for number, (text, label, outcome, shares, second) in enumerate(rows):
         judged = Judged(str(number), "", outcome, label if outcome == "value" else None, "r", shares=shares)
-        coded.append(method.code_row(note(number, text), judged, Predicted("", None, second, {})))
+        coded.append(code_row(note(number, text), judged, second))
     assert coded[3].margin == pytest.approx(0.05)
     assert coded[4].margin is None
     path = tmp_path / "coded.jsonl"
     path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in coded))
     order = ["unread", "against, unsure", "against", "unsure", "sure"]
-    assert [row.text for row in method.first_to_review(path, 9)] == order
-    assert [row.text for row in method.first_to_review(path, 2)] == order[:2]
+    assert [row.text for row in first_to_review(path, 9)] == order
+    assert [row.text for row in first_to_review(path, 2)] == order[:2]
 
 
 def test_a_run_on_the_tiny_model(

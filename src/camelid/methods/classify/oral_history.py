@@ -35,14 +35,11 @@ Differs from the paper in:
 from __future__ import annotations
 
 import hashlib
-import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from heapq import nsmallest
 from itertools import accumulate
-from math import floor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,13 +48,16 @@ from pydantic import Field
 
 from camelid import baselines, bases, data, engines, labelling, metrics, models, prediction, recipe
 from camelid.agreement import measure_agreement
-from camelid.annotation import annotate, choose, count_outcomes, vote
+from camelid.annotation import UNCLASSIFIED, annotate, choose, count_outcomes, label_of, vote
+from camelid.archive import Archive, code_row, first_to_review, read_archive, survey_archive, tally
 from camelid.codebook import Codebook, Design, are_numbers, read_codebook, write_frame, write_rule
-from camelid.data import Splits, formats
-from camelid.data.columns import Problem, annotation_shape, missing_columns
+from camelid.data import Splits
+from camelid.data.columns import annotation_shape
 from camelid.engines import Engine, Prompt, Sampling
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
+from camelid.folds import deal_folds, split_share, spread
+from camelid.forecast import Meter
 from camelid.metrics import SEED, Draws
 from camelid.parsing import Parsed, Parser, parse_choice, parse_number
 from camelid.reading import Reading
@@ -66,11 +66,9 @@ from camelid.rows import Annotated, Judged, Labelled, Message, Predicted, iterat
 from camelid.runs import Run, slug
 
 Strategy = Literal["zero-shot", "few-shot", "retrieved"]
-UNCLASSIFIED = "unclassified"
 FOLDS = 5  # of the memory rows, for the selection
 NEIGHBOURS = 5  # memory rows that vote
 CHUNK = 512  # archive rows asked at once: what their prompts share is computed once for each chunk
-CHARACTERS_PER_TOKEN = 4  # of English, where there is no tokenizer to count
 ROOM = 512  # tokens of the context kept for the sentence and the template
 HEAD_TOKENS = 256  # the trained head reads no more of a row
 UNUSED = ("dev", "label", "task", "tokens", "tags", "train_rows", "train_per_class", "dev_rows", "test_rows")
@@ -136,25 +134,6 @@ class Configuration:
         return f"{self.kind} by {self.design} {self.strategy}" + (f" of {Path(self.model).name}" if self.model else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Coded:
-    """An archive row as it was labelled. `margin` is that of the two largest shares, None where there are no shares;
-    `second` is what the vote of the nearest memory rows says."""
-
-    id: str
-    origin: str
-    group: str
-    text: str
-    label: str
-    outcome: str
-    shares: dict[str, float]
-    margin: float | None
-    second: str
-    reply: str
-    repairs: int
-    problem: str = ""
-
-
 @dataclass(frozen=True)
 class Study:
     """What every step needs: values, codebook, gold rows, and the engine of a model, opened when it is asked for."""
@@ -174,7 +153,7 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
     found: dict[str, Any] = {}
     problems = [UserError(*complaint) for complaint in complaints(recipe)]
     looks: dict[str, Callable[[Recipe], Any]] = {
-        "codebook": codebook_of, "gold": read_gold, "archive": survey_archive, "meters": meters_of
+        "codebook": codebook_of, "gold": read_gold, "archive": survey, "meters": meters_of
     }  # fmt: skip
     if recipe.supervise:  # it is trained last, after all that may be paid for
         looks["base"] = lambda recipe: _open_base(recipe.model.base, recipe.model.revision)
@@ -200,9 +179,9 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
 def run(recipe: Recipe, run: Run) -> None:
     """Rows, the grid on memory rows, the selection, scores on test rows, agreement, the archive."""
     run.note("codebook", lambda: codebook_of(recipe).model_dump(mode="json"))
-    gold, survey = cache(lambda: read_gold(recipe)), cache(lambda: survey_archive(recipe))
-    run.note("data", lambda: {"dropped": gold().dropped | survey()[1], "warnings": gold().warnings})
-    run.note("archive_rows", lambda: survey()[0])
+    gold, surveyed = cache(lambda: read_gold(recipe)), cache(lambda: survey(recipe))
+    run.note("data", lambda: {"dropped": gold().dropped | surveyed()[1], "warnings": gold().warnings})
+    run.note("archive_rows", lambda: surveyed()[0])
     memory, test = run.rows("memory", lambda: gold().train), run.rows("test", lambda: gold().test)
     codebook = Codebook.model_validate(run.manifest["notes"]["codebook"])  # as it was when the run began
     study = Study(recipe, codebook, memory, test, lru_cache(maxsize=1)(lambda model: open_engine(recipe, model)))
@@ -233,54 +212,12 @@ def read_gold(recipe: Recipe) -> Splits:
     if values.test:
         memory, test = rows, data.read_rows(values.test, values, shape=shape, dropped=dropped["test"])
     else:
-        memory, test = split_gold(rows, recipe.labels[0], recipe.memory_share, recipe.split, recipe.plan.seed)
+        memory, test = split_share(rows, recipe.labels[0], recipe.memory_share, recipe.split, recipe.plan.seed)
     check_gold(recipe, memory, test)
     shared = {normalise(row.text) for row in memory} & {normalise(row.text) for row in test}
     warning = f"{len(shared)} texts stand in memory and in test: scores on them measure memory, though no prompt shows"
     counts = {f"{role}: {why}": count for role, counted in dropped.items() for why, count in counted.items()}
     return Splits(memory, [], test, counts, [f"{warning} them."] if shared else [])
-
-
-def split_gold(
-    rows: Sequence[Annotated], kind: str, share: float, by: str, seed: int
-) -> tuple[list[Annotated], list[Annotated]]:
-    """(memory, test) with about `share` of the rows in memory, drawn with the seed, each in its old order.
-
-    By "rows" every label of `kind` has its share on both sides. By "groups" whole groups go to memory, in random order,
-    each that brings its size nearer to the share.
-    """
-    target = floor(share * len(rows) + 0.5)
-    chosen = set(spread(rows, kind, seed)[:target])
-    if by == "groups":
-        sizes, names, count = Counter(row.group for row in rows), set(), 0
-        for name in random.Random(f"{seed} groups").sample(sorted(sizes), len(sizes)):
-            if abs(count + sizes[name] - target) < abs(count - target):
-                names.add(name)
-                count += sizes[name]
-        chosen = {number for number, row in enumerate(rows) if row.group in names}
-    memory = [row for number, row in enumerate(rows) if number in chosen]
-    return memory, [row for number, row in enumerate(rows) if number not in chosen]
-
-
-def spread(rows: Sequence[Annotated], kind: str, seed: int) -> list[int]:
-    """The rows' numbers in random order, such that the first n of them, for any n, have the labels in their shares."""
-    by_label: defaultdict[str, list[int]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        by_label[row.labels[kind]].append(number)
-    places = []
-    for label, numbers in by_label.items():
-        shuffled = random.Random(f"{seed} spread {label}").sample(numbers, len(numbers))
-        places += [((rank + 0.5) / len(shuffled), label, number) for rank, number in enumerate(shuffled)]
-    return [number for *_, number in sorted(places)]
-
-
-def deal_folds(rows: Sequence[Annotated], kind: str, by: str, seed: int) -> dict[str, int]:
-    """The fold of each row by its id: stratified, or of whole groups."""
-    if by == "rows":
-        order = sorted(spread(rows, kind, seed), key=lambda number: rows[number].labels[kind])  # label by label
-        return {rows[number].id: place % FOLDS for place, number in enumerate(order)}
-    names = sorted({row.group for row in rows})
-    return {row.id: names.index(row.group) % FOLDS for row in rows}
 
 
 # 2. Prompts
@@ -394,11 +331,6 @@ def parser_of(labels: Sequence[str]) -> Parser:
     return read
 
 
-def label_of(judged: Judged) -> str:
-    """The label, or "unclassified" where none could be read."""
-    return judged.value if judged.outcome == "value" else UNCLASSIFIED
-
-
 def predicted(judged: Sequence[Judged], rows: Sequence[Annotated], kind: str) -> list[Predicted]:
     """Judgements as predictions; one without a label is wrong."""
     return [
@@ -425,7 +357,7 @@ def configurations(recipe: Recipe, codebook: Codebook) -> list[Configuration]:
 def try_on_memory(study: Study, run: Run, asked: Configuration) -> list[Judged]:
     """Judgements on the memory rows, each fold asked with examples of the others."""
     recipe, memory = study.recipe, study.memory
-    fold_of = deal_folds(memory, asked.kind, recipe.split, recipe.plan.seed)
+    fold_of = deal_folds(memory, asked.kind, recipe.split, FOLDS, recipe.plan.seed)
 
     def ask(rows: Sequence[Annotated]) -> list[Judged]:
         found: dict[str, Judged] = {}
@@ -566,34 +498,13 @@ def agree(study: Study, kind: str, answered: dict[Configuration, list[Judged]]) 
 # 7. The archive
 
 
-def read_archive(recipe: Recipe, dropped: Counter[str]) -> Iterator[Annotated]:
-    """Rows of the archive file one by one; the id is the row's number. Those left out are counted by reason."""
-    convert = annotation_shape(recipe.data.text, {}, recipe.group).convert
-    for number, (origin, values) in enumerate(formats.read_table(Path(recipe.archive or ""))):
-        row = convert(str(number), origin, values)
-        if isinstance(row, Problem):
-            dropped[f"archive: {row.what}"] += 1
-        elif len(row.text.split()) < recipe.least_words:
-            dropped[f"archive: fewer than {recipe.least_words} words"] += 1
-        else:
-            yield row
+def survey(recipe: Recipe) -> tuple[int, dict[str, int]]:
+    """(rows of the archive to be labelled, rows left out by reason)."""
+    return survey_archive(archive_of(recipe)) if recipe.archive else (0, {})
 
 
-def survey_archive(recipe: Recipe) -> tuple[int, dict[str, int]]:
-    """(rows to be labelled, rows left out by reason) of the archive, read through once.
-
-    Raises UserError when it lacks a column, or no row is left.
-    """
-    if not recipe.archive:
-        return 0, {}
-    columns = next(formats.read_table(Path(recipe.archive)), ("", {}))[1]
-    wanted = [recipe.data.text, *([recipe.group] if recipe.group else [])]
-    raise_all(missing_columns(recipe.archive, wanted, columns, "--text and --group"))
-    dropped: Counter[str] = Counter()
-    count = sum(1 for _ in read_archive(recipe, dropped))
-    if not count:
-        raise UserError(f"{recipe.archive} has no row to label", f"Left out: {dict(dropped)}; see --least-words.")
-    return count, dict(dropped)
+def archive_of(recipe: Recipe) -> Archive:
+    return Archive(recipe.archive or "", recipe.data.text, recipe.group, recipe.least_words)
 
 
 def label_archive(study: Study, run: Run, asked: Configuration) -> None:
@@ -603,64 +514,15 @@ def label_archive(study: Study, run: Run, asked: Configuration) -> None:
 
     def code(rows: Sequence[Annotated]) -> list[Any]:
         seconds = predict_nearest(memory, labelled(rows, kind))
-        return [code_row(*found) for found in zip(rows, ready()(rows), seconds, strict=True)]
+        found = zip(rows, ready()(rows), seconds, strict=True)
+        return [code_row(row, judged, str(second.predicted)) for row, judged, second in found]
 
-    rows, total = read_archive(study.recipe, Counter()), run.manifest["notes"]["archive_rows"]
+    rows, total = read_archive(archive_of(study.recipe), Counter()), run.manifest["notes"]["archive_rows"]
     path = run.map(f"archive/{kind}", rows, code, chunk=CHUNK, total=total)
     run.map(f"review/{kind}", first_to_review(path, study.recipe.review_rows), list, may_fail=True)
-    run.scores(f"{kind} archive", lambda: tally(study, asked, path))
-
-
-def code_row(row: Annotated, judged: Judged, second: Predicted) -> Coded:
-    """What is kept of an archive row."""
-    shares = sorted(judged.shares.values(), reverse=True)
-    return Coded(
-        id=row.id,
-        origin=row.origin,
-        group=row.group,
-        text=row.text,
-        label=label_of(judged),
-        outcome=judged.outcome,
-        shares=judged.shares,
-        margin=shares[0] - shares[1] if shares else None,
-        second=str(second.predicted),
-        reply=judged.reply,
-        repairs=judged.repairs,
-        problem=judged.problem,
-    )
-
-
-def read_coded(path: Path) -> Iterator[Coded]:
-    """The labelled rows of an archive file one by one."""
-    for _, values in formats.read_table(path):
-        yield Coded(**{name: value for name, value in values.items() if name != "row"})
-
-
-def first_to_review(path: Path, count: int) -> Iterator[Any]:
-    """The rows to look at first: without a label, then those the second opinion is against, each by rising margin."""
-    yield from nsmallest(
-        count,
-        read_coded(path),
-        key=lambda row: (row.outcome == "value", row.label == row.second, row.margin or 0.0),
-    )
-
-
-def tally(study: Study, asked: Configuration, path: Path) -> dict[str, Any]:
-    """What labelled the archive, and how the labels, outcomes and second opinions fell out."""
-    found = Counter((row.label, row.outcome, row.label == row.second) for row in read_coded(path))
-    by_label, by_outcome, by_second = (Counter() for _ in range(3))
-    for (label, outcome, same), count in found.items():
-        by_label[label] += count
-        by_outcome[outcome] += count
-        by_second[same] += count
-    frame = write_frame(study.codebook, asked.kind, asked.design)
-    return {
-        "configuration": asked.name,
-        "prompt_sha256": hashlib.sha256(frame.encode()).hexdigest(),
-        "labels": dict(sorted(by_label.items())),
-        "outcomes": dict(by_outcome),
-        "as the second opinion": by_second[True] / by_second.total(),
-    }
+    prompt = write_frame(study.codebook, kind, asked.design)
+    told = {"configuration": asked.name, "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+    run.scores(f"{kind} archive", lambda: told | tally(path))
 
 
 # Engines, and what a run will take
@@ -675,20 +537,6 @@ def open_engine(recipe: Recipe, model: str) -> Engine:
 def model_of(recipe: Recipe, model: str) -> recipe.Model:
     """One of the bases to compare, or the recipe's own where none is named."""
     return recipe.model.model_copy(update={"base": model, "revision": None}) if model else recipe.model
-
-
-@dataclass(frozen=True)
-class Meter:
-    """Counts a model's tokens. Of a remote one they are estimated, and its `context` is not known."""
-
-    tokenizer: Any = None
-    context: int | None = None
-
-    def count(self, text: str) -> int:
-        """Tokens of a text by itself."""
-        if self.tokenizer is None:
-            return len(text) // CHARACTERS_PER_TOKEN + 1
-        return len(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 _open_base = cache(bases.open_base)  # every configuration counts with the same tokenizers
