@@ -182,8 +182,9 @@ def write_prompt(policy: Policy, messages: Sequence[Message], *, descriptions: b
     shown = [turn for turn in messages if turn.role in roles]
     turns = "\n\n".join(f"{'User' if turn.role == 'user' else 'Agent'}: {_inside(turn.content)}" for turn in shown)
     categories = policy.write(descriptions=descriptions)
-    asked = f"Judge the {judged} only."  # what stands behind the conversation is run anew for each one: it is short
-    parts = (TASK[judged], OUTPUT, POLICY[0], categories, POLICY[1], CONVERSATION[0], turns, CONVERSATION[1], asked)
+    # run anew for every conversation, but a guard trained with these words in front learns half as much (docs)
+    asked = f"Judge the {judged} only. {OUTPUT}"
+    parts = (TASK[judged], POLICY[0], categories, POLICY[1], CONVERSATION[0], turns, CONVERSATION[1], asked)
     return (Message("user", "\n".join(parts)),)
 
 
