@@ -312,6 +312,27 @@ def test_step_12_by_hand(raw: float, controlled: float, odd: bool) -> None:
     assert lc.is_extreme(raw, controlled) == odd
 
 
+def test_a_fit_that_likes_brevity_or_moves_far_is_flagged() -> None:
+    assert lc.flags_of(50, 50, np.array([-1.0, 1, 1])) == []
+    assert lc.flags_of(50, 50, np.array([0.1, 1, 1])) == ["the judge prefers its shorter outputs"]
+    assert lc.flags_of(50, 20, np.array([-1.0, 1, 1])) == ["length control moved the rate from 50.0 to 20.0"]
+
+
+def test_each_draw_has_the_difficulty_of_its_own_instructions() -> None:
+    """With the same weights in every draw the interval is that of a mean over drawn instructions."""
+    _, given = simulate()
+    draws, weights = Draws(120, SEED, 200), np.array([-1.0, 0.9, 0.1])
+    p_N = 100 / (1 + np.exp(-(0.1 + 0.9 * given.difficulty_N)))
+    found = lc.Rates(given.difficulty_N, draws).of(lc.Fit(weights, 1.0), np.tile(weights, (200, 1)))
+    low, high = np.percentile([p_N[draw].mean() for draw in draws], [2.5, 97.5])
+    assert found == pytest.approx({"value": p_N.mean(), "low": low, "high": high})
+    assert high - low > 1
+
+
+def test_thirty_pairs_are_enough(tmp_path: Path) -> None:
+    assert score(write_folder(tmp_path / "files", ours=lines(30)), "--out", tmp_path / "run").exit_code == 0
+
+
 def test_intervals_are_those_of_weights_fitted_anew() -> None:
     """Resampled weights are those of liblinear on the drawn rows with their own unit of length; pairs are paired."""
     rows, given = simulate()
