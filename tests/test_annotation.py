@@ -10,16 +10,21 @@ import pytest
 
 from camelid.annotation import (
     annotate,
+    check_places,
     check_rule,
     choose,
     compare_both_ways,
     count_outcomes,
+    count_places,
+    draw_order,
     sample_votes,
     softmax,
     vote,
+    weigh_pairs,
 )
 from camelid.engines import Completion, Question, Request, Sampling, Scored
 from camelid.engines.scripted import ScriptedEngine
+from camelid.errors import UserError
 from camelid.parsing import Parsed, parse_number
 from camelid.retrieval import nearest, tfidf_embedding
 from camelid.rows import Judged, Labelled, Message
@@ -181,3 +186,54 @@ def test_near_duplicates_are_left_out_and_ties_go_by_row() -> None:
     embed = lambda texts: np.array([vectors[text] for text in texts])  # noqa: E731
     [found] = nearest(["near", "x", "y"], ["q"], embed, 3)
     assert [row for row, _ in found] == [2, 1], "equally similar: the lower row is the nearer one, which stands last"
+
+
+def weigher(first: dict[str, float]) -> ScriptedEngine:
+    """Likes the mark of the answer shown first with these log-odds, by the prompt's text."""
+    return ScriptedEngine([], lambda question: Scored(((first[str(question.prompt)] - 3,), (-3.0,))))
+
+
+def test_pairs_weighed_by_hand() -> None:
+    """Log-odds 2 for the one shown first: P(second) is 1 - s(2) as they are, s(2) swapped, and 1/2 in both orders."""
+    share = 1 / (1 + np.exp(-2))
+    engine = weigher({"a": 2.0, "b!": 2.0, "c": 2.0, "c!": 2.0})
+    orders = {"a": (False,), "b": (True,), "c": (False, True)}
+    prompt = lambda row, swapped: row.text + "!" * swapped  # noqa: E731
+    found = weigh_pairs(engine, ROWS, prompt, ("x", "y"), lambda row: orders[row.text])
+    assert [one.value for one in found] == pytest.approx([1 - share, share, 0.5])
+    assert [one.shares for one in found] == [
+        {"straight": pytest.approx(share)},
+        {"swapped": pytest.approx(share)},
+        {"straight": pytest.approx(share), "swapped": pytest.approx(share)},
+    ]
+    assert {question.answers for question in engine.asked} == {("x", "y")}  # type: ignore[union-attr]
+
+
+def test_a_pair_without_a_mark_or_with_a_failure_has_no_value() -> None:
+    answers = iter([Scored(((-np.inf,), (-np.inf,))), Scored((), problem="timeout"), Scored(((-np.inf,), (-2.0,)))])
+    engine = ScriptedEngine([], lambda question: next(answers))
+    prompt = lambda row, swapped: row.text  # noqa: E731
+    found = weigh_pairs(engine, ROWS, prompt, ("x", "y"), lambda row: (False,))
+    assert [(one.outcome, one.value, one.problem) for one in found] == [
+        ("malformed", None, ""), ("failed", None, "timeout"), ("value", 1.0, "")
+    ]  # fmt: skip
+
+
+def test_an_order_is_drawn_from_the_texts() -> None:
+    """About half each way; the same texts are shown in the same order whichever of them is named first."""
+    drawn = [draw_order(f"one {n}", f"two {n}", "q") for n in range(400)]
+    assert 160 < sum(drawn) < 240
+    assert drawn == [not draw_order(f"two {n}", f"one {n}", "q") for n in range(400)]
+    assert drawn != [draw_order(f"one {n}", f"two {n}", "another") for n in range(400)]
+
+
+@pytest.mark.parametrize(("shares", "place"), [((0.9, 0.51), "first"), ((0.1, 0.49), "second"), ((0.9, 0.5), "")])
+def test_a_judge_of_places_is_found(shares: tuple[float, ...], place: str) -> None:
+    judged = [Judged(str(n), "", "value", 0.5, "", shares={"straight": share}) for n, share in enumerate(shares)]
+    assert count_places(judged) == sum(share > 0.5 for share in shares) / 2
+    assert count_places([]) is None
+    if place:
+        with pytest.raises(UserError, match=f"shown {place} in all 2"):
+            check_places(judged)
+    else:
+        check_places(judged)

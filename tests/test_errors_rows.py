@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camelid.errors import UserError, raise_all
-from camelid.rows import Labelled, Predicted, Row, Tagged, from_json, iterate_rows, to_json, write_rows
+from camelid.rows import Compared, Labelled, Pair, Predicted, Row, Tagged, from_json, iterate_rows, to_json, write_rows
 
 LINE_ENDS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\ni\r\nj"  # str.splitlines() breaks at each of them
 EMOJI = '👩‍👩‍👧 🇳🇴 é e\u0301 \u200f\x00 \\n "quoted"'
@@ -24,6 +24,8 @@ ROWS: list[Row] = [
     Predicted("5", None, "cross", {"glad": 1 / 3, "cross": 2 / 3}),
     Predicted("6", ("B-place", "O"), ("O", "O"), {}),
     Predicted("7", None, ("O",), {}),
+    Pair("8", "a.jsonl line 1", EMOJI, LINE_ENDS, ""),
+    Compared("9", "b.json row 1", 0, None, 3, 0, EMOJI, "base", "judge", "d1"),
 ]
 
 texts = st.text()
@@ -77,8 +79,8 @@ def test_the_line_is_readable_json_that_names_its_type() -> None:
 
 def test_a_file_of_rows_comes_back_equal(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    assert write_rows(path, iter(ROWS)) == 8
-    assert path.read_bytes().count(b"\n") == 8
+    assert write_rows(path, iter(ROWS)) == 10
+    assert path.read_bytes().count(b"\n") == 10
     assert list(iterate_rows(path)) == ROWS
 
 

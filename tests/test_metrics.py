@@ -251,3 +251,11 @@ def test_mean_over_seeds_by_hand() -> None:
 def test_names_of_metrics() -> None:
     names = [metrics.name_metric(name) for name in ("accuracy", "entity_f1", "macro_f1", "r2", "exact_match", "rmse")]
     assert names == ["accuracy", "entity F1", "macro-F1", "R²", "exact match", "RMSE"]
+
+
+def test_win_rates_by_hand() -> None:
+    """Wins 0.1, 0.5, 0.6, 1.0: mean 0.55; deviations 0.45, 0.05, 0.05, 0.45 give 0.41 / 3; decided 0, 1/2, 1, 1."""
+    found = metrics.win_rates(np.array([0.1, 0.5, 0.6, 1.0]))
+    assert found["win_rate"] == pytest.approx(55)
+    assert found["standard_error"] == pytest.approx(100 * (0.41 / 3) ** 0.5 / 2)
+    assert found["discrete_win_rate"] == pytest.approx(62.5)

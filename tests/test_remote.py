@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import random
 import re
 import socket
@@ -26,14 +27,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from camelid import recipe, runs
-from camelid.engines import PROBLEMS, Completion, Question, Request, Sampling, Scored, key_of
+from camelid.engines import PROBLEMS, Choice, Completion, Question, Request, Sampling, Scored, key_of
 from camelid.engines import remote as remote_module
 from camelid.engines.cache import Cache
 from camelid.engines.remote import AHEAD, RemoteEngine, open_remote
 from camelid.errors import UserError
 from camelid.report.costs import sum_spending
 from camelid.rows import Message
-from camelid.scoring import score
+from camelid.scoring import score, weigh
 from camelid.spending import read_spending
 from conftest import invoke
 
@@ -925,7 +926,7 @@ def test_what_an_endpoint_can(endpoint: Endpoint) -> None:
     assert endpoint.seen == [], "a run whose answers are all cached needs no server"
     assert engine.probe() == {"sample", "score"}
     assert len(endpoint.seen) == 1
-    assert remote(endpoint).can == remote(endpoint).probe() == {"sample"}
+    assert remote(endpoint).can == remote(endpoint).probe() == {"sample", "choose"}
     assert len(endpoint.seen) == 1, "the chat interface has nothing to ask for"
     endpoint.close()
     with pytest.raises(UserError, match="cannot reach"):
@@ -1060,3 +1061,47 @@ def test_a_cap_holds_over_engines_and_resumes_of_a_run(endpoint: Endpoint, tmp_p
     assert told["cost by the prices"] == "5.00"
     assert told["failed: budget"] == "4"
     assert ask(6, 9) == 5, "outside a run a cap is that of the engine"
+
+
+def likely(**logprobs: float) -> Act:
+    """A chat reply that tells its likeliest first tokens."""
+    told = [{"token": token, "logprob": value} for token, value in logprobs.items()]
+    first = max(logprobs, key=logprobs.__getitem__)
+    return chat(first, logprobs={"content": [{"token": first, "logprob": logprobs[first], "top_logprobs": told}]})
+
+
+def test_a_chat_endpoint_chooses_by_its_likeliest_tokens(endpoint: Endpoint, tmp_path: Path) -> None:
+    """One token is made at temperature 1 and five are told; what is not among them has -inf; nothing is asked twice."""
+    endpoint.act = lambda number, body: likely(m=-0.1, M=-2.5, A=-4.0)
+    engine = remote(endpoint)
+    engine.cache = Cache(tmp_path / "answers.sqlite")
+    for _ in range(2):
+        (found,) = weigh(engine, [Choice(HELLO, ("m", "M", "x"))])
+        assert found.sums == [-0.1, -2.5, -math.inf]
+    (seen,) = endpoint.seen
+    assert seen.path == "/v1/chat/completions"
+    assert {name: seen.body[name] for name in ("max_tokens", "temperature", "logprobs", "top_logprobs")} == {
+        "max_tokens": 1, "temperature": 1.0, "logprobs": True, "top_logprobs": 5
+    }  # fmt: skip
+    estimate = engine.estimate([Choice(HELLO, ("m", "M"))])
+    assert (estimate.requests, estimate.completion_tokens) == (1, 1)
+
+
+@pytest.mark.parametrize("act", [
+    chat("m"), chat("m", logprobs={"content": [{"token": "m", "logprob": -0.1}]}),
+    chat("m", logprobs={"content": [{"token": "m", "logprob": -0.1, "top_logprobs": [{"token": "m"}]}]}),
+    Act({"error": {"message": "logprobs are not supported"}}, status=400),
+])  # fmt: skip
+def test_an_endpoint_that_tells_no_likeliest_tokens(endpoint: Endpoint, act: Act) -> None:
+    endpoint.act = lambda number, body: act
+    with pytest.raises(UserError, match="tells no likeliest tokens"):
+        weigh(remote(endpoint), [Choice(HELLO, ("m", "M"))])
+    assert len(endpoint.seen) == 1
+
+
+def test_a_choice_that_fails_says_why(endpoint: Endpoint) -> None:
+    endpoint.act = lambda number, body: Act({"error": {"message": "maximum context length"}}, status=400)
+    (found,) = weigh(remote(endpoint), [Choice(HELLO, ("m", "M"))])
+    assert (found.problem, found.logprobs) == ("context overflow", ())
+    with pytest.raises(UserError, match="raw text"):
+        weigh(remote(endpoint), [Choice("raw", ("m", "M"))])

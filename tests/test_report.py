@@ -947,3 +947,44 @@ def test_a_class_may_be_called_low(tmp_path: Path) -> None:
     assert "Scores: held_out" not in page.text("h2")
     assert "system accuracy macro-F1 ours minus this" in page.under(id="comparison")
     assert len([row for row in page.text("div", **{"class": "dot-row"}) if row.startswith("low")]) == 1
+
+
+def rated(value: float, raw: float, **more: Any) -> dict[str, Any]:
+    rates = {"length_controlled_win_rate": (value, 5.0), "win_rate": (raw, 2.0)}
+    line: dict[str, Any] = {name: {"value": at, "low": at - by, "high": at + by} for name, (at, by) in rates.items()}
+    line |= {"lc_standard_error": 0.5, "standard_error": 1.25, "discrete_win_rate": 33.0, "avg_length": 1069}
+    line |= {"weights": {"length": -1.5, "difficulty": 1.0, "base": -0.25}, "C": 2.7825594, "preferences": 800}
+    return line | {"flags": []} | more
+
+
+def test_a_leaderboard_is_drawn_and_tabulated(tmp_path: Path) -> None:
+    """The axis goes from 0 to 100; ours is the filled dot at the rate without length, the hollow one the raw rate."""
+    folder = label_run(tmp_path / "run")
+    board = {"baseline": "b<i>", "judge": "j", "rows": 805, "verdict": "A is first: 60.0.", "systems": {
+        "<b>A": rated(60.0, 90.0, flags=["odd & <u>"]), "B": rated(20.0, 10.0)
+    }}  # fmt: skip
+    rate = {"value": 71.5, "low": 60.0, "high": 80.0}
+    names = ["<b>A", "B"]
+    pairwise = {"systems": names, "rates": {one: dict.fromkeys(names, rate) for one in names}}
+    (folder / "scores.json").write_text(json.dumps({"leaderboard": board, "pairwise": pairwise}))
+    html, page = read_page(folder)
+    told = page.under(id="leaderboard")
+    assert "against b<i> on 805 instructions, as j judges" in told
+    assert (
+        "60.00 55.00 to 65.00 90.00 88.00 to 92.00 0.50 1.25 33.00 1,069 800 −1.500 1.000 −0.250 2.783 odd & <u>"
+        in told
+    )
+    assert "71.50 60.00 to 80.00" in told
+    first, _ = drawings(html, "leaderboard", "strip")
+    assert [a["cx"] for tag, a in first.elements if tag == "circle"] == ["60.00%", "90.00%"]
+    assert next(a for _, a in first.elements if a.get("class") == "reference")["x1"] == "50.00%"
+    assert "A is first" in page.under(class_="verdict") or "A is first" in html
+    assert "Scores: " not in page.text("h2")
+
+
+@pytest.mark.parametrize("entry", [{"systems": {}}, [1], {"baseline": "b", "judge": "", "rows": 1, "verdict": ""}])
+@pytest.mark.parametrize("name", ["leaderboard", "pairwise"])
+def test_a_leaderboard_that_is_something_else_is_a_plain_table(tmp_path: Path, name: str, entry: Any) -> None:
+    folder = label_run(tmp_path / "run")
+    change(folder / "scores.json", **{name: entry})
+    assert f"Scores: {name}" in read_page(folder)[1].text("h2")

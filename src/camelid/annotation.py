@@ -6,6 +6,7 @@ size through it. No reply is guessed at: what cannot be read has an outcome that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -14,11 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from camelid.agreement import majority_vote
-from camelid.engines import Completion, Engine, Question, Sampling, may_pass
+from camelid.engines import Choice, Completion, Engine, Question, Sampling, may_pass
+from camelid.errors import UserError
 from camelid.parsing import Parsed, Parser, read_reply
 from camelid.rows import Judged, Message, Prompt
 from camelid.sampling import GREEDY, sample
-from camelid.scoring import score
+from camelid.scoring import score, weigh
 
 UNCLASSIFIED = "unclassified"  # the label of what could not be read, which is wrong
 PromptOf = Callable[[Any], Prompt]
@@ -141,6 +143,53 @@ def compare_both_ways(
     return [_agreed(*pair) for pair in zip(straight, swapped, strict=True)]
 
 
+def weigh_pairs(
+    engine: Engine,
+    rows: Sequence[Any],
+    prompt_of: Callable[[Any, bool], Prompt],
+    marks: tuple[str, str],
+    orders_of: Callable[[Any], Sequence[bool]],
+    what: str = "comparing",
+) -> list[Judged]:
+    """How surely the second of a row's two answers is the better one, from 0 to 1, by the log-probabilities of marks.
+
+    `prompt_of(row, swapped)` lays the answers out and asks for the mark of the better one; `marks` are those of the
+    answer shown first and second. P(second) = e^m2 / (e^m1 + e^m2) as they are shown, turned round where they are
+    swapped; the value is the mean over `orders_of(row)`. `shares` holds P(the one shown first) by order, "straight" or
+    "swapped". A reply whose likeliest tokens hold neither mark is malformed.
+    """
+    asked = [(row, swapped) for row in rows for swapped in orders_of(row)]
+    found = weigh(engine, [Choice(prompt_of(*one), marks) for one in asked], what)
+    by_row: dict[str, list[tuple[bool, Any]]] = {}
+    for (row, swapped), scored in zip(asked, found, strict=True):
+        by_row.setdefault(row.id, []).append((swapped, scored))
+    return [_weighed(row, by_row[row.id]) for row in rows]
+
+
+def draw_order(first: str, second: str, prompt: str) -> bool:
+    """Whether `second` is shown first: a coin that the texts themselves toss, so that it falls alike everywhere.
+
+    The same two texts the other way round are shown in the same order as before.
+    """
+    tossed = "\0".join((prompt, *sorted((first, second)))).encode("utf-8", "surrogatepass")
+    return (hashlib.sha256(tossed).digest()[0] % 2 == 1) == (first < second)
+
+
+def check_places(judged: Sequence[Judged]) -> None:
+    """Raise UserError for a judge of `weigh_pairs` that preferred one place every time, whatever stood there."""
+    first = [share for one in judged for share in one.shares.values()]
+    for place, always in (("first", min(first, default=0) > 0.5), ("second", max(first, default=1) < 0.5)):
+        if always:
+            what = f"the judge preferred the output shown {place} in all {len(first)} comparisons"
+            raise UserError(what, "It judges places and not outputs: take another judge (--model, or an endpoint).")
+
+
+def count_places(judged: Sequence[Judged]) -> float | None:
+    """How often `weigh_pairs` found the answer shown first the better one: 0.5 where no place is liked more."""
+    first = [share > 0.5 for one in judged for share in one.shares.values()]
+    return sum(first) / len(first) if first else None
+
+
 def check_rule(rows: Sequence[Any], rule: Callable[[Any], Any], name: str) -> list[Judged]:
     """What a plain function says of each row."""
     return [Judged(row.id, row.origin, "value", rule(row), name) for row in rows]
@@ -180,6 +229,19 @@ def _agreed(straight: Judged, swapped: Judged) -> Judged:
         shares[value] += 0.5
     value = first if first == second else "tie"
     return replace(straight, value=value, shares=shares, repairs=straight.repairs + swapped.repairs)
+
+
+def _weighed(row: Any, found: Sequence[tuple[bool, Any]]) -> Judged:
+    """One judgement of a row's orders; where one of them has no value there is none."""
+    shares: dict[str, float] = {}
+    for swapped, scored in found:
+        if scored.problem:
+            return Judged(row.id, row.origin, "failed", None, scored.problem, problem=scored.problem)
+        if max(scored.sums) == -math.inf:
+            return Judged(row.id, row.origin, "malformed", None, "neither mark is among the likeliest tokens")
+        shares["swapped" if swapped else "straight"] = softmax(scored.sums)[0]
+    second = [share if order == "swapped" else 1 - share for order, share in shares.items()]
+    return Judged(row.id, row.origin, "value", sum(second) / len(second), "", shares=shares)
 
 
 def _again(

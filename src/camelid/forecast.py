@@ -13,10 +13,12 @@ import torch
 import transformers
 
 from camelid import bases, data, environment, models
+from camelid.chat import encode_prompt
+from camelid.engines import Choice
 from camelid.errors import UserError, raise_all
 from camelid.heads import UNSCALED
 from camelid.reading import Reading, tokenise
-from camelid.recipe import Data, Model, Plan
+from camelid.recipe import Data, Engine, Model, Plan
 
 Lines = list[tuple[str, str]]
 LIBRARIES_MB = 650  # resident memory of torch and transformers before a model is loaded
@@ -76,6 +78,28 @@ def forecast_labelling(
         *_cost_lines(base, plan, lengths, trainings),
         *(("warning", text) for text in [*splits.warnings, *_flattery(plan, splits)]),
     ]
+
+
+def forecast_choices(engine: Engine, model: Model, choices: Sequence[Choice]) -> str:
+    """What it takes to weigh choices: requests and their price at an endpoint, else tokens and time.
+
+    Raises UserError where the longest does not fit into the model.
+    """
+    if engine.kind == "remote":
+        from camelid.engines.remote import open_remote
+
+        found = open_remote(engine).estimate(choices)
+        return f"{found.requests:,} requests, about {found.prompt_tokens:,} tokens, {found.cost:.2f} by the price table"
+    base = bases.open_base(model.base, model.revision)
+    sizes = [len(encode_prompt(base.tokenizer, choice.prompt)) for choice in choices]
+    context = base.config.get_text_config().max_position_embeddings
+    if max(sizes) >= context:
+        what = f"the longest prompt has {max(sizes):,} tokens, and {base.spec} reads {context:,}"
+        raise UserError(what, "Take a model with a longer context, or leave such rows out.")
+    speed = environment.products_per_second(bases.resolve_precision(engine.precision))
+    minutes = OVERHEAD * 2 * bases.parameter_count(base.config) * sum(sizes) / speed / 60
+    told = f"{len(sizes):,} prompts, {sum(sizes):,} tokens (longest {max(sizes):,})"
+    return f"{told}, about {max(1, round(minutes))} min at this machine's speed now"
 
 
 def _rows_lines(splits: Any, classes: list[str]) -> Lines:

@@ -256,6 +256,14 @@ def resampled_mean(values_N: NDArray[Any], draws: Draws) -> Floats:
     return bootstrap_rows(draws, lambda drawn_RN: values_N[drawn_RN].mean(axis=-1))
 
 
+def win_rates(wins_N: Floats) -> dict[str, float]:
+    """Of wins from 0 to 1, in per cent: their mean, its standard error, and the mean of wins rounded to 0, 1/2 or 1."""
+    decided_N = np.where(wins_N == 0.5, 0.5, wins_N > 0.5)
+    error = wins_N.std(ddof=1) / np.sqrt(len(wins_N))
+    means = {"win_rate": wins_N.mean(), "standard_error": error, "discrete_win_rate": decided_N.mean()}
+    return {name: 100 * float(value) for name, value in means.items()}
+
+
 def r2(gold_XN: Floats, predicted_XN: Floats) -> Floats:
     """1 - SS_res / SS_tot around the mean of these rows: 0 for that mean, below 0 for what is worse.
 

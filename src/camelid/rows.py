@@ -137,8 +137,39 @@ class Bag:
     positives: int
 
 
-Row = Labelled | Tagged | Predicted | Judged | Annotated | Flagged | Preference | Member | Bag
-_KINDS = (Labelled, Tagged, Predicted, Judged, Annotated, Flagged, Preference, Member, Bag)
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An instruction and the outputs of two systems, of which nobody has said yet which is better."""
+
+    id: str
+    origin: str
+    instruction: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a judge made of a model's output beside the baseline's, without the texts.
+
+    `preference` goes from 1 (the baseline's is surely better) to 2 (the model's is), None where the judge gave none.
+    Lengths are in characters. `digest` tells outputs of the model apart, "" where only lengths are known.
+    """
+
+    id: str
+    origin: str
+    index: int
+    preference: float | None
+    length_baseline: int
+    length_model: int
+    model: str
+    baseline: str
+    annotator: str = ""
+    digest: str = ""
+
+
+Row = Labelled | Tagged | Predicted | Judged | Annotated | Flagged | Preference | Member | Bag | Pair | Compared
+_KINDS = (Labelled, Tagged, Predicted, Judged, Annotated, Flagged, Preference, Member, Bag, Pair, Compared)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 

@@ -24,7 +24,7 @@ from camelid.rows import PASSING, Prompt
 
 Stop = Literal["end", "string", "length", "failed"]
 SHORT_NAME = 16  # of an environment variable without an underscore
-Ability = Literal["sample", "score", "hidden", "edit"]
+Ability = Literal["sample", "score", "choose", "hidden", "edit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,17 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A prompt and answers of one token each, to be looked for among the likeliest tokens behind it.
+
+    For an engine that can "choose" and not score, such as a chat endpoint: it tells some of the likeliest first tokens.
+    """
+
+    prompt: Prompt
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """Log-probabilities in nats of each answer's tokens, given what stands before them: one tuple an answer."""
 
@@ -135,7 +146,7 @@ def may_pass(problem: str) -> bool:
     return problem in PASSING
 
 
-A = TypeVar("A", bound="Request | Question")
+A = TypeVar("A", bound="Request | Question | Choice")
 T = TypeVar("T", bound="Completion | Scored")
 
 
@@ -240,7 +251,7 @@ def open_engine(
     return open_local(engine, model, cache, adapted, base)
 
 
-def key_of(engine: Engine, asked: Request | Question) -> str:
+def key_of(engine: Engine, asked: Request | Question | Choice) -> str:
     """The cache key of what was asked of the engine: a hash of both in full."""
     values = {"engine": engine.fingerprint, "kind": type(asked).__name__, **dataclasses.asdict(asked)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

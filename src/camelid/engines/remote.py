@@ -35,7 +35,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from camelid import recipe, spending
-from camelid.engines import Ability, Completion, Prompt, Question, Request, Sampling, Scored, complain_of_engine
+from camelid.engines import Ability, Choice, Completion, Prompt, Question, Request, Sampling, Scored, complain_of_engine
 from camelid.engines.replies import (
     Reply,
     answer_logprobs,
@@ -44,6 +44,7 @@ from camelid.engines.replies import (
     judge_response,
     read_completion,
     read_echo,
+    read_likeliest,
     read_usage,
     redact,
     text_of,
@@ -57,10 +58,11 @@ TURN_TOKENS = 64  # more than a chat template adds to one turn
 CONNECT_SECONDS = 10.0
 FIRST_WAIT, MOST_WAIT = 0.5, 60.0  # seconds: upper end of the first pause between two tries, and of any
 LONGEST_HOLD = 600.0  # seconds: a server that asks for a longer pause than this is not waited for
+LIKELIEST = 5  # first tokens that are asked for with their log-probs; more than 5 is not given everywhere
 AHEAD = 2  # requests handed to the threads for each thread: more would be paid for before the caller has kept them
 
 
-A = TypeVar("A", Request, Question)
+A = TypeVar("A", Request, Question, Choice)
 T = TypeVar("T", Completion, Scored)
 
 
@@ -103,7 +105,8 @@ class RemoteEngine:
     environment for each request and kept nowhere. `count_tokens` makes estimates exact. `ledger` says what was used;
     `most_cost` holds for the run that is open, with all its engines and what it spent before it was resumed; without
     one, for this object. Log-probs are those the endpoint gives; token ids it does not tell. `can` has
-    "score" for the completions interface until `probe` or the first question finds that the endpoint does not.
+    "score" for the completions interface until `probe` or the first question finds that the endpoint does not, and
+    "choose" for the chat interface.
     Raises UserError for values that cannot work.
     """
 
@@ -117,7 +120,7 @@ class RemoteEngine:
     ) -> None:
         url = _check(values)
         self.values, self.cache, self.ledger = values, cache, Ledger()
-        self.can: frozenset[Ability] = frozenset(("sample", "score") if values.api == "completions" else ("sample",))
+        self.can: frozenset[Ability] = frozenset(("sample", "score" if values.api == "completions" else "choose"))
         self.lay_out, self.count_tokens = lay_out, count_tokens
         host = url.netloc.decode()
         self.fingerprint = f"remote {host}{url.path.rstrip('/')} {values.name} {values.api}{_name_layout(lay_out)}"
@@ -162,14 +165,22 @@ class RemoteEngine:
             self._check_question(question)
         yield from self._answer_all(questions, self._score)
 
-    def estimate(self, asked: Iterable[Request | Question]) -> Estimate:
+    def choose(self, choices: Sequence[Choice]) -> Iterator[tuple[int, Scored]]:
+        """Scores of one-token answers as they come, each from one token that the chat interface makes.
+
+        Its log-probs are of the 5 likeliest tokens; an answer that is none of them has -inf. Raises UserError when the
+        endpoint tells no likeliest tokens.
+        """
+        yield from self._answer_all(choices, self._choose)
+
+    def estimate(self, asked: Iterable[Request | Question | Choice]) -> Estimate:
         """What these will cost if all are sent, once: completions at their longest, in the price table's currency."""
         requests = prompt_tokens = completion_tokens = 0
         for one in asked:
             prompt, answers = _words(one.prompt), one.answers if isinstance(one, Question) else ("",)
             requests += len(answers)
             prompt_tokens += sum(self._count_tokens(prompt + answer) for answer in answers)
-            completion_tokens += len(answers) if isinstance(one, Question) else one.sampling.max_tokens
+            completion_tokens += one.sampling.max_tokens if isinstance(one, Request) else len(answers)
         counted = "tokenizer" if self.count_tokens else f"characters / {CHARACTERS_PER_TOKEN}"
         cost = self._price(prompt_tokens, completion_tokens)
         return Estimate(requests, prompt_tokens, completion_tokens, cost, counted)
@@ -197,6 +208,23 @@ class RemoteEngine:
         path, body = self._body_of(request)
         reply = self._ask(path, body, request.prompt, halt)
         return self._noted(*read_completion(reply, request.sampling))
+
+    def _choose(self, choice: Choice, halt: threading.Event) -> Scored:
+        path, body = self._body_of(Request(choice.prompt, Sampling(max_tokens=1, temperature=1.0)))
+        if path != CHAT:
+            raise UserError("an endpoint chooses in a conversation, and this prompt is raw text", "Give it messages.")
+        reply = self._ask(path, body | {"logprobs": True, "top_logprobs": LIKELIEST}, choice.prompt, halt)
+        likeliest = read_likeliest(reply.body)
+        turned_down = reply.problem == "rejected" and "logprob" in reply.said.lower()
+        if turned_down or (not reply.problem and likeliest is None):
+            raise UserError(
+                f"{self._host} tells no likeliest tokens (logprobs with top_logprobs)",
+                "Take an endpoint that does, one with the completions interface and echo, or a local model.",
+            )
+        used = reply.prompt_tokens, reply.cost, reply.problem
+        if likeliest is None:
+            return self._noted(Scored((), *used), reply.said)
+        return Scored(tuple((likeliest.get(answer, -math.inf),) for answer in choice.answers), *used)
 
     def _score(self, question: Question, halt: threading.Event) -> Scored:
         prompt = _words(self._laid_out(question.prompt))

@@ -111,8 +111,8 @@ def redact(said: str, key: str) -> str:
 
 
 def is_about_logprobs(reply: Reply, body: dict[str, Any]) -> bool:
-    """Whether the request was turned down for asking log-probs, which a completion can do without."""
-    wanted = "logprobs" in body and "echo" not in body
+    """Whether the request was turned down for asking log-probs, which a completion can do without; a choice cannot."""
+    wanted = "logprobs" in body and not {"echo", "top_logprobs"} & set(body)
     return wanted and reply.problem == "rejected" and "logprob" in reply.said.lower()
 
 
@@ -182,6 +182,17 @@ def _read_logprobs(told: Any) -> tuple[float, ...]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_likeliest(body: Any) -> dict[str, float] | None:
+    """Log-probs of the likeliest first tokens by their text, from a chat reply; None when they are not told."""
+    try:
+        told = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        found = [(item["token"], item["logprob"]) for item in told]
+    except (KeyError, IndexError, TypeError):
+        return None
+    usable = found and all(isinstance(token, str) and _is_number(value) for token, value in found)
+    return {token: float(value) for token, value in reversed(found)} if usable else None
 
 
 def read_echo(body: Any) -> tuple[list[str], list[Any]] | None:

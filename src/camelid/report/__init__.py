@@ -20,6 +20,7 @@ from camelid.report import (
     costs,
     curves,
     facts,
+    leaderboards,
     mistakes,
     residuals,
     samples,
@@ -73,10 +74,11 @@ def _collect(files: RunFiles) -> dict[str, Any]:
     return {
         "files": files,
         "request": facts.describe_request(files),
-        "verdict": split_verdict(known[0].verdict) if known else None,
+        "verdict": _verdict(entries),
         "tiles": _tiles(known[0], stage_costs) if known else [],
         "rows": samples.describe_rows(files),
         "results": [_result(files, comparison, stage_costs) for comparison in known],
+        "board": _leaderboard(entries),
         "seeds": _seeds(entries),
         "spent": curves.draw_costs(entries.curves.x, entries.curves.y, entries.curves.lines)
         if entries.curves
@@ -90,6 +92,12 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         "lineage": facts.describe_lineage(files),
         "commands": facts.repeat_commands(files),
     }
+
+
+def _verdict(entries: scores.Entries) -> tuple[str, str] | None:
+    """That of the first comparison, else of the leaderboard."""
+    found = [*entries.comparisons[:1], *([entries.leaderboard] if entries.leaderboard else [])]
+    return split_verdict(found[0].verdict) if found else None
 
 
 def split_verdict(verdict: str) -> tuple[str, str]:
@@ -134,6 +142,22 @@ def _result(files: RunFiles, comparison: scores.Comparison, stage_costs: dict[st
         "calibration": calibration.describe_calibration(comparison, files.predictions(ours), files.temperature),
         "scatter": residuals.draw_scatter(files.predictions(ours), wrong, ours) if task == "regression" else None,
         "mistakes": mistakes.describe_mistakes(wrong, rows, task) if wrong else [],
+    }
+
+
+def _leaderboard(entries: scores.Entries) -> dict[str, Any] | None:
+    """Models against one baseline, and against each other."""
+    board = entries.leaderboard
+    if board is None:
+        return None
+    return {
+        "baseline": board.baseline,
+        "judge": board.judge,
+        "rows": board.rows,
+        "plot": leaderboards.plot_leaderboard(board),
+        "heads": leaderboards.HEADS,
+        "table": leaderboards.tabulate_leaderboard(board),
+        "matrix": leaderboards.tabulate_pairwise(entries.pairwise) if entries.pairwise else [],
     }
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from camelid.report.numbers import show_score, show_value
 
 FOLD = 20  # more classes than this are shown by their extremes first
-SEEDS, CURVES = "seeds", "curves"
+SEEDS, CURVES, LEADERBOARD, PAIRWISE = "seeds", "curves", "leaderboard", "pairwise"
 ENDS = {"value", "low", "high"}
 
 
@@ -148,6 +148,44 @@ class Curves(BaseModel):
     lines: dict[str, list[tuple[FiniteFloat, FiniteFloat]]] = Field(min_length=1)
 
 
+class Rated(BaseModel):
+    """A line of the leaderboard; rates and errors are in per cent."""
+
+    length_controlled_win_rate: Interval
+    win_rate: Interval
+    lc_standard_error: FiniteFloat
+    standard_error: FiniteFloat
+    discrete_win_rate: FiniteFloat
+    avg_length: int
+    preferences: int
+    weights: dict[Literal["length", "difficulty", "base"], FiniteFloat] = Field(min_length=3)
+    C: FiniteFloat
+    flags: list[str] = []
+
+
+class Leaderboard(BaseModel):
+    """The entry "leaderboard": models against one baseline, best first."""
+
+    baseline: str
+    judge: str
+    rows: int
+    systems: dict[str, Rated] = Field(min_length=1)
+    verdict: str
+
+
+class Pairwise(BaseModel):
+    """The entry "pairwise": the rate of each model against each other one."""
+
+    systems: list[str]
+    rates: dict[str, dict[str, Interval]]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Pairwise:
+        if any(other not in self.rates.get(one, {}) for one in self.systems for other in self.systems):
+            raise ValueError("a pair has no rate")
+        return self
+
+
 @dataclass(frozen=True)
 class Entries:
     """What scores.json holds; `plain` is (name, lines of a table) of entries the report does not understand."""
@@ -155,23 +193,25 @@ class Entries:
     comparisons: list[Comparison]
     seeds: Seeds | None
     curves: Curves | None
+    leaderboard: Leaderboard | None
+    pairwise: Pairwise | None
     plain: list[tuple[str, list[tuple[str, str]]]]
 
 
 def read_entries(scores: Mapping[str, Any]) -> Entries:
     """The entries of scores.json, each as what it is."""
-    comparisons, plain, seeds, curves = [], [], None, None
+    kinds = {SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise}
+    comparisons, plain = [], []
+    single: dict[str, Any] = dict.fromkeys(kinds)
     for name, entry in scores.items():
         try:
-            if name == SEEDS:
-                seeds = Seeds.model_validate(entry)
-            elif name == CURVES:
-                curves = Curves.model_validate(entry)
+            if name in kinds:
+                single[name] = kinds[name].model_validate(entry)
             else:
                 comparisons.append(Comparison.model_validate({**entry, "name": name}))
         except (ValidationError, TypeError):
             plain.append((name, list(list_values(entry))))
-    return Entries(comparisons, seeds, curves, plain)
+    return Entries(comparisons, **single, plain=plain)
 
 
 def list_values(entry: Any, path: str = "") -> Iterator[tuple[str, str]]:
