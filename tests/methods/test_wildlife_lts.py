@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ import pytest
 from sklearn.metrics import f1_score
 
 from camelid import asking, methods
+from camelid.active_learning import draw_by_cluster, draw_unsure
 from camelid.engines import Completion
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
+from camelid.labellers import tell_known
 from camelid.methods.classify import wildlife_lts as method
 from camelid.methods.classify.wildlife_lts import State, Study
 from camelid.rows import Judged, Member, iterate_rows
+
+BY_CLUSTER = partial(method.draw_without_bandit, draw_by_cluster)
+SAMPLERS = [method.draw_by_bandit, BY_CLUSTER, partial(method.draw_without_bandit, draw_unsure)]
 
 
 def resolved(**values: Any) -> Any:
@@ -36,10 +42,10 @@ def study_of(
     """A study whose labeller knows, and errs as often as the recipe says; f is logistic regression on `features`."""
     pool, validation = members(labels), members(known)
     splits = {"pool": pool, "validation": validation, "test": validation}
-    fit = method.trainer_of(recipe, None, "", splits, features)  # type: ignore[arg-type]
+    fit = method.learner_of(recipe, None, "", splits, features)  # type: ignore[arg-type]
 
     def label(name: str, rows: Sequence[int]) -> list[Judged]:
-        return [method.tell_known(recipe, pool[row]) for row in rows]
+        return tell_known([pool[row] for row in rows], recipe.flip_positive, recipe.flip_negative, recipe.plan.seed)
 
     return Study(recipe, pool, cluster_N, validation, label, fit)
 
@@ -74,7 +80,7 @@ def test_check_2_decay() -> None:
     assert method.update((1.0,), (1.0,), None, True, 0.5) == ((0.5,), (0.5,)), "random batches are nobody's win"
 
 
-@pytest.mark.parametrize("sampler", [method.draw_by_bandit, method.draw_by_chance, method.draw_unsure])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_check_3_no_row_is_labelled_twice(sampler: Any) -> None:
     """Until the pool is empty, and then it stops; the same seed gives the same trace."""
     asked: list[int] = []
@@ -121,21 +127,6 @@ def test_check_4_a_rejected_round_leaves_the_accepted_classifier() -> None:
     assert 12 not in after.told, "what could not be read is no negative, and is not drawn again"
 
 
-@pytest.mark.parametrize(("reply", "value"), [
-    ("not a relevant animal", False), ("Relevant animal.", None), ("A relevant animal.", True),
-    ("This is a relevant animal", None), ("", None), ("NOT A RELEVANT ANIMAL. ", False),
-])  # fmt: skip
-def test_check_5_replies(reply: str, value: bool | None) -> None:
-    assert method.parse_word(reply, "a relevant animal", "not a relevant animal").value == value
-
-
-def test_check_5_the_cards_two_words() -> None:
-    read = lambda text: method.parse_word(text, "relevant animal", "not a relevant animal").value  # noqa: E731
-    assert [read(text) for text in ("not a relevant animal", "Relevant animal.", "This is a relevant animal", "")] == [
-        False, True, None, None
-    ]  # fmt: skip
-
-
 def test_check_6_the_metric_trap() -> None:
     """Saying no to all has a weighted F1 above the authors' start score, and none of the relevant class."""
     gold = np.array([False] * 397 + [True] * 102)
@@ -166,7 +157,7 @@ def simulate(seed: int, sampler: Any, **values: Any) -> tuple[int, int]:
 def test_check_7_twice_the_positives_of_random() -> None:
     """Six seeds in the card: 56 and 144 by the bandit, 20 and 42 at random; the published loop finds no more."""
     ours = np.mean([simulate(seed, method.draw_by_bandit) for seed in range(3)], axis=0)
-    chance = np.mean([simulate(seed, method.draw_by_chance) for seed in range(3)], axis=0)
+    chance = np.mean([simulate(seed, BY_CLUSTER) for seed in range(3)], axis=0)
     published = np.mean(
         [simulate(seed, method.draw_by_bandit, reward="gain", learn_from="batch") for seed in range(3)], axis=0
     )
@@ -294,13 +285,6 @@ def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: 
     assert rounds["relevant found"] == 1
 
 
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    shown: list[str] = []
-    row = Member("0", "x", "a \x1b[2J b", (), "", None)
-    asking.ask_people([row], {"y": (True, "yes")}, read=lambda: "y", write=shown.append)
-    assert "\x1b" not in "".join(shown)
-
-
 def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path) -> None:
     values = write_pool(tmp_path, rows=40) | {"features": "embeddings", "rounds": 2, "classifier": "label-supervision"}
     values |= {"model.base": str(tiny_model), "plan.epochs": 1, "plan.adapt_from_layer": 0}
@@ -327,18 +311,6 @@ def test_what_cannot_be(change: dict[str, Any], words: str, tmp_path: Path) -> N
     with pytest.raises(UserError) as raised:
         method.check(methods.resolve("wildlife-lts", values))
     assert words in " ".join(error.what for error in raised.value.all())
-
-
-@pytest.mark.parametrize("clustering", ["kmeans", "lda"])
-def test_clusters_are_numbered_without_gaps(clustering: str, tmp_path: Path) -> None:
-    recipe = resolved(clustering=clustering, clusters=4)
-    pool = [
-        Member(str(at), "x", ("cats and dogs " if at % 2 else "ships at sea ") * 3, (), "", None) for at in range(30)
-    ]
-    features_NP = np.array([[at % 2, 0.0] for at in range(30)])
-    cluster_N = method.find_clusters(recipe, pool, features_NP)
-    assert sorted(set(cluster_N.tolist())) == list(range(cluster_N.max() + 1))
-    assert len({(at % 2, int(arm)) for at, arm in enumerate(cluster_N)}) == cluster_N.max() + 1
 
 
 def test_cleaning() -> None:

@@ -53,6 +53,7 @@ from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
 from camelid.hidden import hidden_states
 from camelid.networks import build_network
+from camelid.prediction import tell_shares
 from camelid.ranking import auroc
 from camelid.rows import Bag, Labelled, Member, Predicted
 from camelid.runs import Run, slug
@@ -383,16 +384,8 @@ def embed(network: Path, numbers_NP: Any) -> Any:
 @torch.inference_mode()
 def predict(network: Path, rows: Sequence[Member], numbers_NP: Any) -> list[Predicted]:
     """The probability of "positive" for each row; gold where it is known."""
-    shares_N = models.load_handle(network)[0](torch.as_tensor(numbers_NP)).double().sigmoid().tolist()
-    return [
-        Predicted(
-            row.id,
-            None if row.positive is None else CLASSES[row.positive],
-            CLASSES[share >= 0.5],
-            {CLASSES[0]: 1 - share, CLASSES[1]: share},
-        )
-        for row, share in zip(rows, shares_N, strict=True)
-    ]
+    shares_N = models.load_handle(network)[0](torch.as_tensor(numbers_NP)).double().sigmoid()
+    return tell_shares(rows, shares_N, CLASSES)
 
 
 def train_others(

@@ -1,0 +1,88 @@
+"""A pool of texts of which few are labelled: reading it, rows with labels beside it, and its clusters."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from camelid import data, recipe
+from camelid.bags import read_members
+from camelid.errors import UserError
+from camelid.rows import Member
+
+
+class PoolData(recipe.Values):
+    """Where the rows come from."""
+
+    train: str = Field(default="", description="the pool: file, named set, set:split or hub:<dataset id>")
+    test: str | None = Field(default=None, description="labelled rows: some for V, the rest for the scores")
+    text: str = Field(default="text", description="column that holds the text")
+    label: str = Field(default="label", description="column that holds the class")
+    positive: tuple[str, ...] = Field(default=("1",), min_length=1, description="the relevant classes")
+    missing: Literal["error", "drop"] = Field(default="error", description="what to do with rows that lack a text")
+    validation_rows: int = Field(default=500, ge=2, description="rows of V, drawn from test with the seed")
+    train_rows: int | None = Field(default=None, ge=1, description="use only so many rows of the pool")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows to choose from, labelled rows that judge classifiers and that score the last one, and what was left out."""
+
+    rows: list[Member]
+    validation: list[Member]
+    test: list[Member]
+    dropped: dict[str, int]
+
+
+def read_pool(values: PoolData, seed: int) -> Pool:
+    """What the recipe's table names; a named set brings its own test rows. Raises UserError with every problem."""
+    if not values.train:
+        raise UserError("no pool is named", "Add --data FILE, or --data with the name of a labelled set.")
+    source = values.test or data.test_source(values.train)
+    if not source:
+        raise UserError("no labelled rows are named", "Add --test FILE: some of them judge each round's classifier.")
+    dropped: Counter[str] = Counter()
+    columns: dict[str, Any] = {
+        "text": values.text, "label": values.label, "positive": values.positive, "missing": values.missing
+    }  # fmt: skip
+    pool = read_members(values.train, dropped, **columns)
+    known = [row for row in read_members(source, dropped, **columns) if row.positive is not None]
+    draw = random.Random(f"{seed} pool")
+    if values.train_rows and values.train_rows < len(pool):
+        pool = [pool[place] for place in sorted(draw.sample(range(len(pool)), values.train_rows))]
+    chosen = set(draw.sample(range(len(known)), min(values.validation_rows, len(known) // 2)))
+    validation = [row for place, row in enumerate(known) if place in chosen]
+    test = [row for place, row in enumerate(known) if place not in chosen]
+    for name, rows in (("validation", validation), ("test", test)):
+        if {row.positive for row in rows} != {True, False}:
+            fix = "Check data.positive, or give more labelled rows."
+            raise UserError(f"the {name} rows are not of two classes", fix)
+    return Pool(pool, validation, test, dict(dropped))
+
+
+def cluster_features(features_NP: Any, count: int, seed: int) -> Any:
+    """The cluster of each row by k-means, numbered from 0; a cluster that nobody is in has no number."""
+    from sklearn.cluster import KMeans
+
+    means = KMeans(min(count, len(features_NP)), n_init="auto", random_state=seed)
+    return _renumber(means.fit_predict(features_NP))
+
+
+def cluster_topics(texts: Sequence[str], count: int, seed: int) -> Any:
+    """The leading topic of each text by latent Dirichlet allocation (Blei 2003), numbered as by `cluster_features`."""
+    from sklearn.decomposition import LatentDirichletAllocation
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    counts = CountVectorizer(min_df=2, stop_words="english").fit_transform(texts)
+    topics = LatentDirichletAllocation(min(count, len(texts)), random_state=seed)
+    return _renumber(topics.fit_transform(counts).argmax(axis=1))
+
+
+def _renumber(cluster_N: Any) -> Any:
+    return np.unique(cluster_N, return_inverse=True)[1].astype(np.int64)
