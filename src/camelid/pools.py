@@ -16,12 +16,16 @@ from camelid.bags import read_members
 from camelid.errors import UserError
 from camelid.rows import Member
 
+HELD_OUT = 0.5  # share of a labelled pool that judges and scores, where no other rows are named
+
 
 class PoolData(recipe.Values):
     """Where the rows come from."""
 
     train: str = Field(default="", description="the pool: file, named set, set:split or hub:<dataset id>")
-    test: str | None = Field(default=None, description="labelled rows: some for V, the rest for the scores")
+    test: str | None = Field(
+        default=None, description="labelled rows: some for V, the rest for scores; else half of the pool's own"
+    )
     text: str = Field(default="text", description="column that holds the text")
     label: str = Field(default="label", description="column that holds the class")
     positive: tuple[str, ...] = Field(default=("1",), min_length=1, description="the relevant classes")
@@ -41,19 +45,23 @@ class Pool:
 
 
 def read_pool(values: PoolData, seed: int) -> Pool:
-    """What the recipe's table names; a named set brings its own test rows. Raises UserError with every problem."""
+    """What the recipe's table names. Raises UserError with every problem.
+
+    A named set brings its own test rows. Where nobody names any, rows of the pool judge and score, and leave it: those
+    with a label, or a share `HELD_OUT`, drawn with the seed, where all have one.
+    """
     if not values.train:
         raise UserError("no pool is named", "Add --data FILE, or --data with the name of a labelled set.")
-    source = values.test or data.test_source(values.train)
-    if not source:
-        raise UserError("no labelled rows are named", "Add --test FILE: some of them judge each round's classifier.")
     dropped: Counter[str] = Counter()
     columns: dict[str, Any] = {
         "text": values.text, "label": values.label, "positive": values.positive, "missing": values.missing
     }  # fmt: skip
     pool = read_members(values.train, dropped, **columns)
-    known = [row for row in read_members(source, dropped, **columns) if row.positive is not None]
     draw = random.Random(f"{seed} pool")
+    if source := values.test or data.test_source(values.train):
+        known = [row for row in read_members(source, dropped, **columns) if row.positive is not None]
+    else:
+        pool, known = _hold_out(pool, draw)
     if values.train_rows and values.train_rows < len(pool):
         pool = [pool[place] for place in sorted(draw.sample(range(len(pool)), values.train_rows))]
     chosen = set(draw.sample(range(len(known)), min(values.validation_rows, len(known) // 2)))
@@ -64,6 +72,16 @@ def read_pool(values: PoolData, seed: int) -> Pool:
             fix = "Check data.positive, or give more labelled rows."
             raise UserError(f"the {name} rows are not of two classes", fix)
     return Pool(pool, validation, test, dict(dropped))
+
+
+def _hold_out(pool: list[Member], draw: random.Random) -> tuple[list[Member], list[Member]]:
+    """(pool, labelled rows that leave it)."""
+    held = {place for place, row in enumerate(pool) if row.positive is not None}
+    if len(held) == len(pool):
+        held = set(draw.sample(range(len(pool)), round(HELD_OUT * len(pool))))
+    if not held:
+        raise UserError("no labelled rows are named", "Add --test FILE: some of them judge each round's classifier.")
+    return [row for place, row in enumerate(pool) if place not in held], [pool[place] for place in sorted(held)]
 
 
 def cluster_features(features_NP: Any, count: int, seed: int) -> Any:

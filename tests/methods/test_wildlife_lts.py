@@ -23,6 +23,7 @@ from camelid.labellers import tell_known
 from camelid.methods.classify import wildlife_lts as method
 from camelid.methods.classify.wildlife_lts import State, Study
 from camelid.rows import Judged, Member, iterate_rows
+from conftest import own_rows, write_jsonl
 
 BY_CLUSTER = partial(method.draw_without_bandit, draw_by_cluster)
 SAMPLERS = [method.draw_by_bandit, BY_CLUSTER, partial(method.draw_without_bandit, draw_unsure)]
@@ -311,6 +312,19 @@ def test_what_cannot_be(change: dict[str, Any], words: str, tmp_path: Path) -> N
     with pytest.raises(UserError) as raised:
         method.check(methods.resolve("wildlife-lts", values))
     assert words in " ".join(error.what for error in raised.value.all())
+
+
+def test_the_set_of_the_paper_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--data wildlife` needs nothing else: half of the set is the pool, and the class is the default's."""
+    (tmp_path / "wildlife").mkdir()
+    rows = [row | {"title": f"{row['title']} {at}"} for at in range(10) for row in own_rows("wildlife")]
+    write_jsonl(tmp_path / "wildlife" / "sharks.jsonl", rows)
+    monkeypatch.setenv("CAMELID_DATA", str(tmp_path))
+    recipe = methods.resolve("wildlife-lts", {"data.train": "wildlife"})
+    assert dict(method.check(recipe))["rows"] == "pool 40, validation 20, test 20"
+    found = method.read(recipe)
+    labels = {row.id: row.positive for part in (found.rows, found.validation, found.test) for row in part}
+    assert [labels[str(at)] for at in range(80)] == [row["label"] == "1" for row in rows]
 
 
 def test_cleaning() -> None:
