@@ -18,8 +18,8 @@ METHODS = sorted(SOURCE.glob("methods/*/*.py"))
 STOREYS = [
     {"cache", "errors", "hub", "processes", "spending"},
     {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy", "codebook", "belief_propagation"},
-    {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks", "pools"},
-    {"bases", "heads", "objectives", "reading", "token_trees", "hidden", "features"},
+    {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks"},
+    {"bases", "heads", "objectives", "reading", "token_trees", "hidden", "features", "pools"},
     {"gguf_file", "inventory", "models"},
     {"engines"},
     {"sampling", "scoring", "parsing"},

@@ -50,6 +50,11 @@ class Pile:
 Strategy = Callable[[Pile, int, Any], list[int]]
 
 
+def draw_random(pile: Pile, count: int, draw: Any) -> list[int]:
+    """Rows at random, whatever the classifier says."""
+    return pick(pile.unused(), count, draw)
+
+
 def draw_by_cluster(pile: Pile, count: int, draw: Any) -> list[int]:
     """The same number of rows from each cluster, up to half of them likely ones once there is a classifier."""
     chosen: list[int] = []

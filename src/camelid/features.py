@@ -9,6 +9,7 @@ import numpy as np
 
 from camelid import bases
 from camelid.bases import Base
+from camelid.errors import UserError
 from camelid.hidden import hidden_states
 
 Splits = Mapping[str, Sequence[str]]  # texts by the name of their split
@@ -25,14 +26,25 @@ def embed_splits(base: Base, precision: Any, splits: Splits, max_tokens: int) ->
 
 
 def reduce_tfidf(splits: Splits, fitted_on: str, width: int, seed: int) -> Features:
-    """TF-IDF of words and word pairs in `width` numbers (latent semantic analysis), fitted on one of the splits."""
+    """TF-IDF of words and word pairs in `width` numbers, or fewer where there are fewer words; fitted on one split."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline
 
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-    pipeline = make_pipeline(words, TruncatedSVD(width, random_state=seed)).fit(splits[fitted_on])
-    return {name: pipeline.transform(texts) for name, texts in splits.items()}
+    weights_NV = count_words(words, splits[fitted_on])
+    reduce = TruncatedSVD(min(width, weights_NV.shape[1]), random_state=seed).fit(weights_NV)
+    return {name: reduce.transform(words.transform(texts)) for name, texts in splits.items()}
+
+
+def count_words(vectorizer: Any, texts: Sequence[str]) -> Any:
+    """What scikit-learn's vectorizer makes of the texts it is fitted on. Raises UserError where it finds no words."""
+    try:
+        return vectorizer.fit_transform(texts)
+    except ValueError as error:  # its words for an empty vocabulary differ from release to release
+        raise UserError(
+            f"no word stands in two of the {len(texts)} texts",
+            "Words are counted in the letters a to z: give more texts, or let states of the model tell them apart.",
+        ) from error
 
 
 def standardise(features: Features, fitted_on: str) -> Features:

@@ -86,6 +86,11 @@ def export_labels(run: Run, folder: str, pool: Sequence[Member], classes: Sequen
     ]
 
 
+def count_paid(judged: Sequence[Judged]) -> int:
+    """How many of the rows have their price: all but those whose request failed. A reply that says nothing is paid."""
+    return sum(one.outcome != "failed" for one in judged)
+
+
 def is_out_of_budget(judged: Sequence[Judged]) -> bool:
     """Whether the labeller's budget ended among these rows."""
     return any(one.problem == "budget" for one in judged)

@@ -14,6 +14,7 @@ from pydantic import Field
 from camelid import data, recipe
 from camelid.bags import read_members
 from camelid.errors import UserError
+from camelid.features import count_words
 from camelid.rows import Member
 
 HELD_OUT = 0.5  # share of a labelled pool that judges and scores, where no other rows are named
@@ -97,7 +98,7 @@ def cluster_topics(texts: Sequence[str], count: int, seed: int) -> Any:
     from sklearn.decomposition import LatentDirichletAllocation
     from sklearn.feature_extraction.text import CountVectorizer
 
-    counts = CountVectorizer(min_df=2, stop_words="english").fit_transform(texts)
+    counts = count_words(CountVectorizer(min_df=2, stop_words="english"), texts)
     topics = LatentDirichletAllocation(min(count, len(texts)), random_state=seed)
     return _renumber(topics.fit_transform(counts).argmax(axis=1))
 

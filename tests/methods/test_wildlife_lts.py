@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from camelid import asking, methods
-from camelid.active_learning import draw_by_cluster, draw_unsure
+from camelid.active_learning import draw_by_cluster, draw_random, draw_unsure
 from camelid.engines import Completion
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
@@ -26,7 +26,8 @@ from camelid.rows import Judged, Member, iterate_rows
 from conftest import own_rows, write_jsonl
 
 BY_CLUSTER = partial(method.draw_without_bandit, draw_by_cluster)
-SAMPLERS = [method.draw_by_bandit, BY_CLUSTER, partial(method.draw_without_bandit, draw_unsure)]
+RANDOM = partial(method.draw_without_bandit, draw_random)
+SAMPLERS = [method.draw_by_bandit, BY_CLUSTER, RANDOM, partial(method.draw_without_bandit, draw_unsure)]
 
 
 def resolved(**values: Any) -> Any:
@@ -197,7 +198,6 @@ def run_with(monkeypatch: pytest.MonkeyPatch, answer: Answer, values: dict[str, 
         return ScriptedEngine(lambda request: answer(request.prompt[-1].content.rpartition("Text: ")[2]))
 
     monkeypatch.setattr(method, "open_engine", opened)
-    monkeypatch.setattr(method, "SVD", 4)
     methods.run("wildlife-lts", values | {"labeller": "engine", "answers": "generate"}, out=folder)
     return json.loads((folder / "scores.json").read_text())
 
@@ -219,7 +219,7 @@ def test_a_model_labels_and_a_resumed_run_asks_for_nothing(tmp_path: Path, monke
     assert rounds["cost"] == pytest.approx(0.32)
     assert rounds["outcomes"]["value"] + rounds["outcomes"].get("malformed", 0) == 32
     assert scores["held_out"]["systems"]["bandit"]["f1_by_class"]["relevant"]["value"] > 0.7
-    assert set(scores["curves"]["lines"]) == {"bandit", "random by cluster", "least sure"}
+    assert set(scores["curves"]["lines"]) == {"bandit", "random", "random by cluster", "least sure"}
     labelled: list[Any] = list(iterate_rows(tmp_path / "run" / "labelled.jsonl"))
     assert len(labelled) == rounds["outcomes"]["value"]
     assert all((row.label == "relevant") == ("shark" in row.text) for row in labelled)
@@ -228,6 +228,16 @@ def test_a_model_labels_and_a_resumed_run_asks_for_nothing(tmp_path: Path, monke
     methods.resume(tmp_path / "run")
     assert asked.total() == before
     assert (tmp_path / "run" / "scores.json").read_bytes() == written
+
+
+def test_a_labeller_that_writes_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reply is paid for and none is a negative."""
+    values = write_pool(tmp_path) | {"price": 0.5, "compare": False}
+    scores = run_with(monkeypatch, lambda text: "This is relevant, or not relevant.", values, tmp_path / "run")
+    rounds = scores["rounds bandit"]
+    assert (rounds["outcomes"], rounds["cost"]) == ({"malformed": 32}, 16.0)
+    assert (rounds["relevant found"], rounds["F1 on test"]) == (0, 0)
+    assert list(iterate_rows(tmp_path / "run" / "labelled.jsonl")) == []
 
 
 def test_a_labeller_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,11 +265,12 @@ def test_a_budget_that_ends_mid_round(tmp_path: Path, monkeypatch: pytest.Monkey
 
     poor = Poor()
     monkeypatch.setattr(method, "open_engine", lambda *_, **__: poor)
-    monkeypatch.setattr(method, "SVD", 4)
-    values = write_pool(tmp_path) | {"labeller": "engine", "answers": "generate"}
+    values = write_pool(tmp_path) | {"labeller": "engine", "answers": "generate", "price": 0.5}
     methods.run("wildlife-lts", values, out=tmp_path / "run")
     rounds = json.loads((tmp_path / "run" / "scores.json").read_text())["rounds bandit"]
     assert rounds["outcomes"] == {"value": 11, "failed": 5}
+    assert (rounds["labels"], rounds["cost"]) == (11, 5.5), "what was not answered costs nothing"
+    assert [line["labels"] for line in rounds["trace"]] == [8, 11]
     assert len(rounds["trace"]) == 2
 
 
@@ -267,7 +278,6 @@ def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: 
     """Quit in the middle of a round; resumed, only what was not answered is shown."""
     shown: list[str] = []
     keys = iter(["x", "y", "n", "s", "q"])
-    monkeypatch.setattr(method, "SVD", 4)
     monkeypatch.setattr(asking, "show", shown.append)
     monkeypatch.setattr(asking, "read_key", lambda: next(keys))
     values = write_pool(tmp_path) | {"labeller": "ask", "rounds": 1, "task": ""}
@@ -297,6 +307,64 @@ def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path)
     before = (folder / "scores.json").read_bytes()
     methods.resume(folder)
     assert (folder / "scores.json").read_bytes() == before
+
+
+def test_a_cluster_without_likely_rows_is_passed_over_once() -> None:
+    """The second of the ranking is taken where only it has likely rows; where none has, the first, and it is told."""
+    study = tiny_study()
+    state = State((50.0, 0.0), (0.0, 50.0), used=frozenset(range(0, 50, 2)))  # 5 rows of cluster 0 are left
+    likely = lambda rows: lambda split: np.isin(np.arange(60), rows).astype(float)  # noqa: E731
+    for rows, cluster, fell_back in (((51, 53), 1, False), ((), 0, True), ((0,), 0, True), ((58,), 0, False)):
+        batch = method.draw_by_bandit(study, replace(state, shares=likely(rows)), np.random.default_rng(0))
+        assert (batch.cluster, batch.fell_back) == (cluster, fell_back), rows
+        assert {row % 2 for row in batch.rows} == {cluster}
+        assert not set(batch.rows) & state.used
+        assert set(batch.rows) >= set(rows) - state.used
+    empty = replace(state, used=frozenset(range(0, 60, 2)))
+    assert method.draw_by_bandit(study, empty, np.random.default_rng(0)).cluster == 1, "an empty cluster has no batch"
+    assert method.draw_by_bandit(study, replace(state, used=frozenset(range(60))), np.random.default_rng(0)).rows == []
+
+
+@pytest.mark.parametrize("reward", ["positives", "gain"])
+def test_who_wins(reward: str) -> None:
+    """By positives: a larger share of them than before, whatever f does. By gain: a better f. Others are left alone."""
+    study = replace(tiny_study(reward=reward, decay=1.0), fit=lambda *_: lambda split: np.zeros(60))  # F1 is always 0
+    state, draw = State((0.0, 0.0), (0.0, 0.0)), np.random.default_rng(0)
+    shares = [(0, (0, 0, 0, 0)), (1, (1, 0, 0, 0)), (1, (0, 0, 1, 0)), (1, (0, 0, 0, 0)), (1, (1, 1, 0, 0))]
+    for number, (cluster, labels) in enumerate(shares):
+        rows = list(range(4 * number, 4 * number + 4))
+        judged = [Judged(str(row), "x", "value", bool(label), "") for row, label in zip(rows, labels, strict=True)]
+        state = method.learn(study, state, method.Batch(cluster, rows), judged, draw, "")
+    # shares before each batch: none, 0, 1/8, 2/12, 2/16
+    assert (state.wins, state.losses) == (((0, 3), (1, 1)) if reward == "positives" else ((0, 0), (1, 4)))
+    right = replace(study, fit=lambda *_: lambda split: np.array([row.positive for row in study.known]) * 1.0)
+    judged = [Judged(str(row), "x", "value", row == 40, "") for row in range(40, 60)]
+    state = method.learn(right, state, method.Batch(0, list(range(40, 60))), judged, draw, "")
+    assert state.best == 1
+    assert state.carried == (), "what was carried over is accepted"
+    assert set(state.accepted) == {4, 10, 16, 17, *range(40, 60)}
+    assert (state.wins[0], state.losses[0]) == ((0, 2) if reward == "positives" else (1, 1))
+
+
+def test_rows_of_training() -> None:
+    """Two negatives to a positive, and the weights where there are as many; without a positive nothing is trained."""
+    trained: list[tuple[list[int], list[bool]]] = []
+    study = replace(tiny_study(), fit=lambda name, rows, labels: trained.append((list(rows), list(labels))))  # type: ignore[arg-type, return-value]
+    told = {row: row % 10 == 0 for row in range(30)}
+    state, draw = State((0.0,), (0.0,), accepted=tuple(range(10))), np.random.default_rng(0)
+    method.train_classifier(study, state, range(10, 30), told, draw, "")
+    rows, labels = trained.pop()
+    assert ({row for row, label in zip(rows, labels, strict=True) if label}, len(rows)) == ({0, 10, 20}, 9)
+    method.train_classifier(replace(study, recipe=resolved(learn_from="batch")), state, range(10, 30), told, draw, "")
+    rows, _ = trained.pop()
+    assert len(rows) == 6
+    assert min(rows) >= 10, "the last batch only"
+    method.train_classifier(replace(study, recipe=resolved(balance=False)), state, range(10, 30), told, draw, "")
+    assert trained.pop()[0] == list(range(30))
+    assert method.train_classifier(study, State((0.0,), (0.0,)), (1, 2, 3), told, draw, "") is None
+    assert method.train_classifier(study, State((0.0,), (0.0,)), (0,), told, draw, "") is None
+    assert trained == []
+    assert [method.is_rare([True] + [False] * count) for count in (1, 2, 3)] == [False, True, True]
 
 
 @pytest.mark.parametrize(("change", "words"), [

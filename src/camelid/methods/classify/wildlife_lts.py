@@ -22,7 +22,8 @@ Algorithm. Pool U in K clusters, labelled set V, batches of n, classifier f, bes
  8. The cluster wins if r > 0 ("gain"), or if the batch had a larger share of positives than all before ("positives");
     else it loses. Then all W and L are multiplied by the decay.
  9. Stop after T rounds, at `most_calls`, or after `patience` rounds without gain.
- Beside it, with `compare`: n / K rows of each cluster (with f's choice as in 4), and the rows f is least sure of.
+ Beside it, with `compare`: random rows, n / K rows of each cluster (with f's choice as in 4), and those f is least
+ sure of.
 
 Differs from the paper in:
  - F1 of the relevant class, from b = 0 (the authors: weighted F1, from 0.5, which a model that always says no exceeds).
@@ -53,14 +54,14 @@ from camelid.chat import converse
 from camelid.engines import Engine, open_engine
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
-from camelid.labellers import Words, ask_model, export_labels, is_out_of_budget, keep_labels, tell_known
+from camelid.labellers import Words, ask_model, count_paid, export_labels, is_out_of_budget, keep_labels, tell_known
 from camelid.pools import Pool, PoolData, read_pool
 from camelid.prediction import tell_shares
 from camelid.reading import cut_texts
 from camelid.rows import Judged, Labelled, Member
 from camelid.runs import Run, slug
 
-OURS, RANDOM, UNSURE = "bandit", "random by cluster", "least sure"
+OURS, RANDOM, BY_CLUSTER, UNSURE = "bandit", "random", "random by cluster", "least sure"
 RARE = 2  # negatives to a positive from which on they are undersampled and weighted
 WEIGHTS = {False: 0.2, True: 0.8}
 SVD = 80  # numbers of a text as TF-IDF
@@ -106,7 +107,7 @@ class Recipe(recipe.Recipe):
         default="logistic", description="f: logistic regression on the features, or label supervision by [plan]"
     )
     max_tokens: int = Field(default=128, ge=2, description="longer texts are cut at their end")
-    compare: bool = Field(default=False, description="also sample at random by cluster, and what f is least sure of")
+    compare: bool = Field(default=False, description="also sample at random, by cluster, and what f is least sure of")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class State:
     carried: tuple[int, ...] = ()
     shares: Shares | None = None
     best: float = 0.0
+    calls: int = 0  # labels that were paid for
     waited: int = 0  # rounds without gain
 
 
@@ -196,7 +198,12 @@ def run(recipe: Recipe, run: Run) -> None:
 
 def samplers_of(recipe: Recipe) -> dict[str, Sampler]:
     """The bandit and, for comparison, strategies that know no clusters' worth, by name."""
-    others = {RANDOM: active_learning.draw_by_cluster, UNSURE: active_learning.draw_unsure} if recipe.compare else {}
+    known = {
+        RANDOM: active_learning.draw_random,
+        BY_CLUSTER: active_learning.draw_by_cluster,
+        UNSURE: active_learning.draw_unsure,
+    }
+    others = known if recipe.compare else {}
     return {OURS: draw_by_bandit} | {name: partial(draw_without_bandit, strategy) for name, strategy in others.items()}
 
 
@@ -245,7 +252,7 @@ def explore(study: Study, sampler: Sampler, test: Sequence[Member]) -> tuple[Sta
     for number in range(recipe.rounds):
         name, draw = f"round-{number:03d}", np.random.default_rng([recipe.plan.seed, number])
         batch = sampler(study, state, draw)
-        left = (recipe.most_calls or len(study.pool)) - len(state.used)
+        left = (recipe.most_calls or len(study.pool)) - state.calls
         batch = replace(batch, rows=batch.rows[: max(0, left)])
         if not batch.rows or (recipe.patience and state.waited >= recipe.patience):
             break
@@ -291,7 +298,8 @@ def learn(study: Study, state: State, batch: Batch, judged: Sequence[Judged], dr
     gained = shares is not None and score > state.best
     won = gained if recipe.reward == "gain" else is_richer(said, state.told)
     wins, losses = update(state.wins, state.losses, batch.cluster, won, recipe.decay)
-    after = replace(state, wins=wins, losses=losses, used=state.used | set(batch.rows), told=told)
+    used, calls = state.used | set(batch.rows), state.calls + count_paid(judged)
+    after = replace(state, wins=wins, losses=losses, used=used, calls=calls, told=told)
     if gained:
         accepted = tuple(dict.fromkeys([*state.accepted, *fresh]))
         return replace(after, shares=shares, best=score, accepted=accepted, carried=(), waited=0)
@@ -369,12 +377,15 @@ def report_round(
     study: Study, state: State, batch: Batch, judged: Sequence[Judged], test: Sequence[Member]
 ) -> dict[str, Any]:
     """One line of the trace."""
+    truths = [(told, study.pool[row].positive) for row, told in state.told.items()]
+    checked = [told == positive for told, positive in truths if positive is not None]
     return {
         "cluster": batch.cluster,
         "fell back": batch.fell_back,
-        "labels": len(state.used),
+        "labels": state.calls,
         "relevant found": sum(state.told.values()),
         "truly relevant": sum(study.pool[row].positive is True for row in state.used),
+        "labels that are right": sum(checked) / len(checked) if checked else None,
         "outcomes": count_outcomes(judged),
         "F1 on validation": state.best,
         "accepted": state.waited == 0,
@@ -392,9 +403,10 @@ def describe_rounds(recipe: Recipe, state: State, trace: list[dict[str, Any]]) -
         for won, lost in zip(state.wins, state.losses, strict=True)
     ]
     last = trace[-1] if trace else {}
+    totals = ("labels", "relevant found", "truly relevant", "labels that are right", "F1 on test")
     return {
-        **{name: last.get(name, 0) for name in ("labels", "relevant found", "truly relevant", "F1 on test")},
-        "cost": last.get("labels", 0) * recipe.price,
+        **{name: last.get(name, 0) for name in totals},
+        "cost": state.calls * recipe.price,
         "outcomes": dict(outcomes),
         "posterior mean of each cluster": means,
         "trace": trace,
