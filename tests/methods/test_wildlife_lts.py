@@ -325,6 +325,62 @@ def test_a_cluster_without_likely_rows_is_passed_over_once() -> None:
     assert method.draw_by_bandit(study, replace(state, used=frozenset(range(60))), np.random.default_rng(0)).rows == []
 
 
+def test_rounds_draw_anew_and_stop_without_gain() -> None:
+    """Draws are those of seed and round. Two rounds that gain nothing are enough for a patience of 2."""
+    drawn: list[float] = []
+
+    def sampler(study: Study, state: State, draw: Any) -> method.Batch:
+        drawn.append(draw.random())
+        return method.Batch(None, [row for row in range(60) if row not in state.used][:6])
+
+    never = replace(tiny_study(rounds=5), fit=lambda *_: lambda split: np.zeros(60))
+    _, trace = method.explore(never, sampler, never.known)
+    assert len(set(drawn)) == len(trace) == 5
+    first, drawn[:] = list(drawn), []
+    _, trace = method.explore(replace(never, recipe=resolved(rounds=5, patience=2)), sampler, never.known)
+    assert len(trace) == 2
+    assert drawn == first[:3], "the third is drawn and not labelled"
+    drawn.clear()
+    method.explore(replace(never, recipe=resolved(rounds=1, plan__seed=1)), sampler, never.known)
+    assert drawn[0] != first[0]
+
+
+def test_a_rare_positive_weighs_four_times_as_much() -> None:
+    """Step 6's weighted mean: 0.8 and 0.2 from two negatives to a positive on; by scikit-learn's sample weights."""
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    numbers = {"pool": draw.normal(size=(40, 3)), "test": draw.normal(size=(5, 3))}
+    fit = method.learner_of(resolved(), None, "", {}, numbers)  # type: ignore[arg-type]
+    for positives, weights in ((13, (0.2, 0.8)), (14, (1, 1))):
+        labels = [row < positives for row in range(40)]
+        weight_N = [weights[label] for label in labels]
+        wanted = LogisticRegression(max_iter=1000).fit(numbers["pool"], labels, weight_N)
+        found = fit("", range(40), labels)("test")
+        assert found == pytest.approx(wanted.predict_proba(numbers["test"])[:, 1], abs=1e-6)
+
+
+def test_agreement_with_labels_that_are_known() -> None:
+    study = replace(tiny_study(), pool=members([True, True, False, False]))
+    state = State((), (), told={0: True, 1: False, 2: False})
+    line = method.report_round(study, state, method.Batch(None, []), [], [])
+    assert line["labels that are right"] == pytest.approx(2 / 3)
+    unknown = replace(study, pool=[replace(row, positive=None) for row in study.pool])
+    assert method.report_round(unknown, state, method.Batch(None, []), [], [])["labels that are right"] is None
+
+
+def test_check_tells_calls_and_price(tmp_path: Path) -> None:
+    """No more than the pool has, nor than is allowed, for each of the ways of sampling."""
+    values = write_pool(tmp_path, rows=30) | {"price": 0.5, "rounds": 10}
+    told = lambda **more: dict(method.check(methods.resolve("wildlife-lts", values | more)))  # noqa: E731
+    known = {"labeller": "ask"}
+    assert (told(**known)["labels"], told(**known)["price"]) == ("at most 30 by ask", "at most 15.00")
+    assert told(**known, rounds=2)["labels"] == "at most 16 by ask"
+    assert told(**known, most_calls=7)["price"] == "at most 3.50"
+    assert told(**known, most_calls=1000)["labels"] == "at most 30 by ask"
+    assert told(**known, compare=True)["price"] == "at most 60.00"
+
+
 @pytest.mark.parametrize("reward", ["positives", "gain"])
 def test_who_wins(reward: str) -> None:
     """By positives: a larger share of them than before, whatever f does. By gain: a better f. Others are left alone."""
