@@ -31,6 +31,8 @@ Differs from the paper in:
  - n = 20 and T = 25 (200 and 10): with no more rounds than clusters a bandit has nothing to exploit.
  - What is rolled back is gone: the authors' filter goes on with the rejected model. Clusters are passed over once.
  - Replies are read whole and without regard for case or a full stop; unreadable ones are no negatives.
+ - Each f is trained anew; the authors' goes on from the last accepted one. Label supervision weighs a rare class by how
+   rare it is, not by 0.8.
  - f is logistic regression on frozen states of a LLaMA, or label supervision of it; the authors' is BERT.
 """
 
