@@ -29,6 +29,7 @@ SPLIT_NAMES = {
     "moderation": ("train", "dev"),
     "oral-history": ("annotated",),
     "hh-harmless": ("train", "dev"),
+    "wildlife": ("sharks",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {

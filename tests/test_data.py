@@ -378,7 +378,7 @@ def test_no_inputs(tmp_path: Path) -> None:
 
 def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "wnut17"]
-    others = ["hh-harmless", "llp-bp", "moderation", "oral-history", "weak-to-strong"]
+    others = ["hh-harmless", "llp-bp", "moderation", "oral-history", "weak-to-strong", "wildlife"]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
     assert data.is_tagged("wnut17:dev")
@@ -413,6 +413,16 @@ def test_moderation_keeps_unknown_unknown(named_data: Path) -> None:
     ]
     assert "H" not in rows[2].flags
     assert rows[1].messages[0].content == own_rows("moderation")[1]["prompt"]
+
+
+def test_advertisements_are_a_title_and_what_describes_it(named_data: Path) -> None:
+    rows = data.read_rows("wildlife")
+    assert [row.label for row in rows] == [row["label"] for row in own_rows("wildlife")]
+    assert rows[1].text == (
+        "Dried jaw of a blacktip, 30 cm across. "
+        "All rows complete, came from my uncle's boat house. Small crack on the left."
+    )
+    assert rows[2] == Labelled("2", "sharks.jsonl line 3", "Hammerhead enamel pin", "0"), "nothing describes it"
 
 
 def test_a_set_of_another_kind_is_refused(named_data: Path) -> None:

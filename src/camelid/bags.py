@@ -5,6 +5,7 @@ Axes: B bags, M members of the largest bag of a batch, P numbers of a member, N 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
@@ -207,6 +208,9 @@ def _read_totals(values: BagData, source: str) -> tuple[dict[str, float], list[U
         try:
             number = float(cells[values.positives])
         except (TypeError, ValueError):
+            wrong.append(origin)
+            continue
+        if not math.isfinite(number):
             wrong.append(origin)
             continue
         if told.setdefault(name, number) != number:

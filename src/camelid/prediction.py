@@ -20,7 +20,7 @@ from camelid.heads import LabelModel, TokenModel
 from camelid.metrics import entities
 from camelid.progress import track
 from camelid.reading import Reading, pad_id, reading_of, tokenise
-from camelid.rows import Labelled, Predicted, Tagged
+from camelid.rows import Labelled, Member, Predicted, Tagged
 from camelid.runs import read_manifest
 
 BATCH_TOKENS = 1024  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
@@ -124,6 +124,19 @@ def predict_file(
     with runs.disk_errors(out.parent, "Make room, or name another --out."):
         formats.write_table(out, [values | columns for values, columns in zip(inputs, added, strict=True)])
     return len(rows)
+
+
+def tell_shares(rows: Sequence[Member], shares_N: Any, classes: list[str]) -> list[Predicted]:
+    """P(second class) of each row as its prediction: that class from one half on; gold where it is known."""
+    return [
+        Predicted(
+            row.id,
+            None if row.positive is None else classes[int(row.positive)],
+            classes[int(share >= 0.5)],
+            {classes[0]: 1 - share, classes[1]: share},
+        )
+        for row, share in zip(rows, shares_N.tolist(), strict=True)
+    ]
 
 
 def split_words(text: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from itertools import combinations, product
 from pathlib import Path
@@ -224,6 +225,26 @@ def test_the_reader_of_the_bank_set(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert data.places_of("llp-bp")["train"].endswith("x_train.csv")
 
 
+def test_a_named_table_has_no_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its columns are not named in the recipe, and its networks must not ask for a language model all the same."""
+    draw = np.random.default_rng(0)
+    (tmp_path / "llp-bp").mkdir()
+    for split, rows in (("train", 64), ("val", 40)):
+        values = draw.normal(size=(rows, 2))
+        lines = ["0,1", *(f"{a:.3f},{b:.3f}" for a, b in values)]
+        (tmp_path / "llp-bp" / f"x_{split}.csv").write_text("\n".join(lines) + "\n")
+        (tmp_path / "llp-bp" / f"y_{split}.csv").write_text("\n".join(["0", *map(str, (values[:, 0] > 0) * 1)]) + "\n")
+    monkeypatch.setenv("CAMELID_DATA", str(tmp_path))
+    values = {"data.train": "llp-bp", "data.bag_rows": 8, "hidden": [4], "plan.epochs": 1, "refinements": 0}
+    folder = methods.run("llp-bp", {**values, "model.base": "./no-such-model"}, out=tmp_path / "run")
+    assert "base" not in json.loads((folder / "model" / "handle.json").read_text())
+    network, base = models.load_handle(folder / "model")
+    assert (network.width, base) == (2, None)
+    (tmp_path / "new.csv").write_text("text\none\n")
+    with pytest.raises(UserError, match="reads numbers of a table"):
+        prediction.predict_file(folder, tmp_path / "new.csv", tmp_path / "out.jsonl", label=method.label_rows)
+
+
 TABLE = {"data.features": ["a", "b"], "hidden": [16], "plan.epochs": 40, "plan.batch_rows": 32}
 
 
@@ -253,6 +274,10 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     (lambda text: text.replace(",positives", ",count"), "no column 'positives'"),
     (lambda text: "a,b,bag,positives\n1,2,x,0\n3,4,x,0\n", "all rows of all bags are negative"),
     (lambda text: text.replace("bag 1,", "bag 1,x", 1), "holds no number"),
+    (lambda text: re.sub(r"(bag 1),\d", r"\1,inf", text), "holds no number"),
+    (lambda text: re.sub(r"(bag 1),\d", r"\1,nan", text), "holds no number"),
+    (lambda text: re.sub(r"(bag 1),\d", r"\1,-1", text), "beyond the size of their bag: bag 1 (-1 of 8 rows)"),
+    (lambda text: re.sub(r"(bag 1),\d", r"\1,2.5", text), "no whole number: bag 1"),
 ])  # fmt: skip
 def test_bags_that_cannot_be(change: Any, words: str, tmp_path: Path) -> None:
     people = write_bags(tmp_path)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ import pytest
 from sklearn.metrics import f1_score
 
 from camelid import asking, methods
+from camelid.active_learning import draw_by_cluster, draw_random, draw_unsure
 from camelid.engines import Completion
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
+from camelid.labellers import tell_known
 from camelid.methods.classify import wildlife_lts as method
 from camelid.methods.classify.wildlife_lts import State, Study
 from camelid.rows import Judged, Member, iterate_rows
+from conftest import own_rows, write_jsonl
+
+BY_CLUSTER = partial(method.draw_without_bandit, draw_by_cluster)
+RANDOM = partial(method.draw_without_bandit, draw_random)
+SAMPLERS = [method.draw_by_bandit, BY_CLUSTER, RANDOM, partial(method.draw_without_bandit, draw_unsure)]
 
 
 def resolved(**values: Any) -> Any:
@@ -36,10 +44,10 @@ def study_of(
     """A study whose labeller knows, and errs as often as the recipe says; f is logistic regression on `features`."""
     pool, validation = members(labels), members(known)
     splits = {"pool": pool, "validation": validation, "test": validation}
-    fit = method.trainer_of(recipe, None, "", splits, features)  # type: ignore[arg-type]
+    fit = method.learner_of(recipe, None, "", splits, features)  # type: ignore[arg-type]
 
     def label(name: str, rows: Sequence[int]) -> list[Judged]:
-        return [method.tell_known(recipe, pool[row]) for row in rows]
+        return tell_known([pool[row] for row in rows], recipe.flip_positive, recipe.flip_negative, recipe.plan.seed)
 
     return Study(recipe, pool, cluster_N, validation, label, fit)
 
@@ -74,7 +82,7 @@ def test_check_2_decay() -> None:
     assert method.update((1.0,), (1.0,), None, True, 0.5) == ((0.5,), (0.5,)), "random batches are nobody's win"
 
 
-@pytest.mark.parametrize("sampler", [method.draw_by_bandit, method.draw_by_chance, method.draw_unsure])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_check_3_no_row_is_labelled_twice(sampler: Any) -> None:
     """Until the pool is empty, and then it stops; the same seed gives the same trace."""
     asked: list[int] = []
@@ -121,21 +129,6 @@ def test_check_4_a_rejected_round_leaves_the_accepted_classifier() -> None:
     assert 12 not in after.told, "what could not be read is no negative, and is not drawn again"
 
 
-@pytest.mark.parametrize(("reply", "value"), [
-    ("not a relevant animal", False), ("Relevant animal.", None), ("A relevant animal.", True),
-    ("This is a relevant animal", None), ("", None), ("NOT A RELEVANT ANIMAL. ", False),
-])  # fmt: skip
-def test_check_5_replies(reply: str, value: bool | None) -> None:
-    assert method.parse_word(reply, "a relevant animal", "not a relevant animal").value == value
-
-
-def test_check_5_the_cards_two_words() -> None:
-    read = lambda text: method.parse_word(text, "relevant animal", "not a relevant animal").value  # noqa: E731
-    assert [read(text) for text in ("not a relevant animal", "Relevant animal.", "This is a relevant animal", "")] == [
-        False, True, None, None
-    ]  # fmt: skip
-
-
 def test_check_6_the_metric_trap() -> None:
     """Saying no to all has a weighted F1 above the authors' start score, and none of the relevant class."""
     gold = np.array([False] * 397 + [True] * 102)
@@ -166,7 +159,7 @@ def simulate(seed: int, sampler: Any, **values: Any) -> tuple[int, int]:
 def test_check_7_twice_the_positives_of_random() -> None:
     """Six seeds in the card: 56 and 144 by the bandit, 20 and 42 at random; the published loop finds no more."""
     ours = np.mean([simulate(seed, method.draw_by_bandit) for seed in range(3)], axis=0)
-    chance = np.mean([simulate(seed, method.draw_by_chance) for seed in range(3)], axis=0)
+    chance = np.mean([simulate(seed, BY_CLUSTER) for seed in range(3)], axis=0)
     published = np.mean(
         [simulate(seed, method.draw_by_bandit, reward="gain", learn_from="batch") for seed in range(3)], axis=0
     )
@@ -205,7 +198,6 @@ def run_with(monkeypatch: pytest.MonkeyPatch, answer: Answer, values: dict[str, 
         return ScriptedEngine(lambda request: answer(request.prompt[-1].content.rpartition("Text: ")[2]))
 
     monkeypatch.setattr(method, "open_engine", opened)
-    monkeypatch.setattr(method, "SVD", 4)
     methods.run("wildlife-lts", values | {"labeller": "engine", "answers": "generate"}, out=folder)
     return json.loads((folder / "scores.json").read_text())
 
@@ -227,7 +219,7 @@ def test_a_model_labels_and_a_resumed_run_asks_for_nothing(tmp_path: Path, monke
     assert rounds["cost"] == pytest.approx(0.32)
     assert rounds["outcomes"]["value"] + rounds["outcomes"].get("malformed", 0) == 32
     assert scores["held_out"]["systems"]["bandit"]["f1_by_class"]["relevant"]["value"] > 0.7
-    assert set(scores["curves"]["lines"]) == {"bandit", "random by cluster", "least sure"}
+    assert set(scores["curves"]["lines"]) == {"bandit", "random", "random by cluster", "least sure"}
     labelled: list[Any] = list(iterate_rows(tmp_path / "run" / "labelled.jsonl"))
     assert len(labelled) == rounds["outcomes"]["value"]
     assert all((row.label == "relevant") == ("shark" in row.text) for row in labelled)
@@ -236,6 +228,16 @@ def test_a_model_labels_and_a_resumed_run_asks_for_nothing(tmp_path: Path, monke
     methods.resume(tmp_path / "run")
     assert asked.total() == before
     assert (tmp_path / "run" / "scores.json").read_bytes() == written
+
+
+def test_a_labeller_that_writes_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reply is paid for and none is a negative."""
+    values = write_pool(tmp_path) | {"price": 0.5, "compare": False}
+    scores = run_with(monkeypatch, lambda text: "This is relevant, or not relevant.", values, tmp_path / "run")
+    rounds = scores["rounds bandit"]
+    assert (rounds["outcomes"], rounds["cost"]) == ({"malformed": 32}, 16.0)
+    assert (rounds["relevant found"], rounds["F1 on test"]) == (0, 0)
+    assert list(iterate_rows(tmp_path / "run" / "labelled.jsonl")) == []
 
 
 def test_a_labeller_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,11 +265,12 @@ def test_a_budget_that_ends_mid_round(tmp_path: Path, monkeypatch: pytest.Monkey
 
     poor = Poor()
     monkeypatch.setattr(method, "open_engine", lambda *_, **__: poor)
-    monkeypatch.setattr(method, "SVD", 4)
-    values = write_pool(tmp_path) | {"labeller": "engine", "answers": "generate"}
+    values = write_pool(tmp_path) | {"labeller": "engine", "answers": "generate", "price": 0.5}
     methods.run("wildlife-lts", values, out=tmp_path / "run")
     rounds = json.loads((tmp_path / "run" / "scores.json").read_text())["rounds bandit"]
     assert rounds["outcomes"] == {"value": 11, "failed": 5}
+    assert (rounds["labels"], rounds["cost"]) == (11, 5.5), "what was not answered costs nothing"
+    assert [line["labels"] for line in rounds["trace"]] == [8, 11]
     assert len(rounds["trace"]) == 2
 
 
@@ -275,7 +278,6 @@ def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: 
     """Quit in the middle of a round; resumed, only what was not answered is shown."""
     shown: list[str] = []
     keys = iter(["x", "y", "n", "s", "q"])
-    monkeypatch.setattr(method, "SVD", 4)
     monkeypatch.setattr(asking, "show", shown.append)
     monkeypatch.setattr(asking, "read_key", lambda: next(keys))
     values = write_pool(tmp_path) | {"labeller": "ask", "rounds": 1, "task": ""}
@@ -294,13 +296,6 @@ def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: 
     assert rounds["relevant found"] == 1
 
 
-def test_control_characters_do_not_reach_the_terminal() -> None:
-    shown: list[str] = []
-    row = Member("0", "x", "a \x1b[2J b", (), "", None)
-    asking.ask_people([row], {"y": (True, "yes")}, read=lambda: "y", write=shown.append)
-    assert "\x1b" not in "".join(shown)
-
-
 def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path) -> None:
     values = write_pool(tmp_path, rows=40) | {"features": "embeddings", "rounds": 2, "classifier": "label-supervision"}
     values |= {"model.base": str(tiny_model), "plan.epochs": 1, "plan.adapt_from_layer": 0}
@@ -312,6 +307,120 @@ def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path)
     before = (folder / "scores.json").read_bytes()
     methods.resume(folder)
     assert (folder / "scores.json").read_bytes() == before
+
+
+def test_a_cluster_without_likely_rows_is_passed_over_once() -> None:
+    """The second of the ranking is taken where only it has likely rows; where none has, the first, and it is told."""
+    study = tiny_study()
+    state = State((50.0, 0.0), (0.0, 50.0), used=frozenset(range(0, 50, 2)))  # 5 rows of cluster 0 are left
+    likely = lambda rows: lambda split: np.isin(np.arange(60), rows).astype(float)  # noqa: E731
+    for rows, cluster, fell_back in (((51, 53), 1, False), ((), 0, True), ((0,), 0, True), ((58,), 0, False)):
+        batch = method.draw_by_bandit(study, replace(state, shares=likely(rows)), np.random.default_rng(0))
+        assert (batch.cluster, batch.fell_back) == (cluster, fell_back), rows
+        assert {row % 2 for row in batch.rows} == {cluster}
+        assert not set(batch.rows) & state.used
+        assert set(batch.rows) >= set(rows) - state.used
+    empty = replace(state, used=frozenset(range(0, 60, 2)))
+    assert method.draw_by_bandit(study, empty, np.random.default_rng(0)).cluster == 1, "an empty cluster has no batch"
+    assert method.draw_by_bandit(study, replace(state, used=frozenset(range(60))), np.random.default_rng(0)).rows == []
+
+
+def test_rounds_draw_anew_and_stop_without_gain() -> None:
+    """Draws are those of seed and round. Two rounds that gain nothing are enough for a patience of 2."""
+    drawn: list[float] = []
+
+    def sampler(study: Study, state: State, draw: Any) -> method.Batch:
+        drawn.append(draw.random())
+        return method.Batch(None, [row for row in range(60) if row not in state.used][:6])
+
+    never = replace(tiny_study(rounds=5), fit=lambda *_: lambda split: np.zeros(60))
+    _, trace = method.explore(never, sampler, never.known)
+    assert len(set(drawn)) == len(trace) == 5
+    first, drawn[:] = list(drawn), []
+    _, trace = method.explore(replace(never, recipe=resolved(rounds=5, patience=2)), sampler, never.known)
+    assert len(trace) == 2
+    assert drawn == first[:3], "the third is drawn and not labelled"
+    drawn.clear()
+    method.explore(replace(never, recipe=resolved(rounds=1, plan__seed=1)), sampler, never.known)
+    assert drawn[0] != first[0]
+
+
+def test_a_rare_positive_weighs_four_times_as_much() -> None:
+    """Step 6's weighted mean: 0.8 and 0.2 from two negatives to a positive on; by scikit-learn's sample weights."""
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    numbers = {"pool": draw.normal(size=(40, 3)), "test": draw.normal(size=(5, 3))}
+    fit = method.learner_of(resolved(), None, "", {}, numbers)  # type: ignore[arg-type]
+    for positives, weights in ((13, (0.2, 0.8)), (14, (1, 1))):
+        labels = [row < positives for row in range(40)]
+        weight_N = [weights[label] for label in labels]
+        wanted = LogisticRegression(max_iter=1000).fit(numbers["pool"], labels, weight_N)
+        found = fit("", range(40), labels)("test")
+        assert found == pytest.approx(wanted.predict_proba(numbers["test"])[:, 1], abs=1e-6)
+
+
+def test_agreement_with_labels_that_are_known() -> None:
+    study = replace(tiny_study(), pool=members([True, True, False, False]))
+    state = State((), (), told={0: True, 1: False, 2: False})
+    line = method.report_round(study, state, method.Batch(None, []), [], [])
+    assert line["labels that are right"] == pytest.approx(2 / 3)
+    unknown = replace(study, pool=[replace(row, positive=None) for row in study.pool])
+    assert method.report_round(unknown, state, method.Batch(None, []), [], [])["labels that are right"] is None
+
+
+def test_check_tells_calls_and_price(tmp_path: Path) -> None:
+    """No more than the pool has, nor than is allowed, for each of the ways of sampling."""
+    values = write_pool(tmp_path, rows=30) | {"price": 0.5, "rounds": 10}
+    told = lambda **more: dict(method.check(methods.resolve("wildlife-lts", values | more)))  # noqa: E731
+    known = {"labeller": "ask"}
+    assert (told(**known)["labels"], told(**known)["price"]) == ("at most 30 by ask", "at most 15.00")
+    assert told(**known, rounds=2)["labels"] == "at most 16 by ask"
+    assert told(**known, most_calls=7)["price"] == "at most 3.50"
+    assert told(**known, most_calls=1000)["labels"] == "at most 30 by ask"
+    assert told(**known, compare=True)["price"] == "at most 60.00"
+
+
+@pytest.mark.parametrize("reward", ["positives", "gain"])
+def test_who_wins(reward: str) -> None:
+    """By positives: a larger share of them than before, whatever f does. By gain: a better f. Others are left alone."""
+    study = replace(tiny_study(reward=reward, decay=1.0), fit=lambda *_: lambda split: np.zeros(60))  # F1 is always 0
+    state, draw = State((0.0, 0.0), (0.0, 0.0)), np.random.default_rng(0)
+    shares = [(0, (0, 0, 0, 0)), (1, (1, 0, 0, 0)), (1, (0, 0, 1, 0)), (1, (0, 0, 0, 0)), (1, (1, 1, 0, 0))]
+    for number, (cluster, labels) in enumerate(shares):
+        rows = list(range(4 * number, 4 * number + 4))
+        judged = [Judged(str(row), "x", "value", bool(label), "") for row, label in zip(rows, labels, strict=True)]
+        state = method.learn(study, state, method.Batch(cluster, rows), judged, draw, "")
+    # shares before each batch: none, 0, 1/8, 2/12, 2/16
+    assert (state.wins, state.losses) == (((0, 3), (1, 1)) if reward == "positives" else ((0, 0), (1, 4)))
+    right = replace(study, fit=lambda *_: lambda split: np.array([row.positive for row in study.known]) * 1.0)
+    judged = [Judged(str(row), "x", "value", row == 40, "") for row in range(40, 60)]
+    state = method.learn(right, state, method.Batch(0, list(range(40, 60))), judged, draw, "")
+    assert state.best == 1
+    assert state.carried == (), "what was carried over is accepted"
+    assert set(state.accepted) == {4, 10, 16, 17, *range(40, 60)}
+    assert (state.wins[0], state.losses[0]) == ((0, 2) if reward == "positives" else (1, 1))
+
+
+def test_rows_of_training() -> None:
+    """Two negatives to a positive, and the weights where there are as many; without a positive nothing is trained."""
+    trained: list[tuple[list[int], list[bool]]] = []
+    study = replace(tiny_study(), fit=lambda name, rows, labels: trained.append((list(rows), list(labels))))  # type: ignore[arg-type, return-value]
+    told = {row: row % 10 == 0 for row in range(30)}
+    state, draw = State((0.0,), (0.0,), accepted=tuple(range(10))), np.random.default_rng(0)
+    method.train_classifier(study, state, range(10, 30), told, draw, "")
+    rows, labels = trained.pop()
+    assert ({row for row, label in zip(rows, labels, strict=True) if label}, len(rows)) == ({0, 10, 20}, 9)
+    method.train_classifier(replace(study, recipe=resolved(learn_from="batch")), state, range(10, 30), told, draw, "")
+    rows, _ = trained.pop()
+    assert len(rows) == 6
+    assert min(rows) >= 10, "the last batch only"
+    method.train_classifier(replace(study, recipe=resolved(balance=False)), state, range(10, 30), told, draw, "")
+    assert trained.pop()[0] == list(range(30))
+    assert method.train_classifier(study, State((0.0,), (0.0,)), (1, 2, 3), told, draw, "") is None
+    assert method.train_classifier(study, State((0.0,), (0.0,)), (0,), told, draw, "") is None
+    assert trained == []
+    assert [method.is_rare([True] + [False] * count) for count in (1, 2, 3)] == [False, True, True]
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -329,16 +438,17 @@ def test_what_cannot_be(change: dict[str, Any], words: str, tmp_path: Path) -> N
     assert words in " ".join(error.what for error in raised.value.all())
 
 
-@pytest.mark.parametrize("clustering", ["kmeans", "lda"])
-def test_clusters_are_numbered_without_gaps(clustering: str, tmp_path: Path) -> None:
-    recipe = resolved(clustering=clustering, clusters=4)
-    pool = [
-        Member(str(at), "x", ("cats and dogs " if at % 2 else "ships at sea ") * 3, (), "", None) for at in range(30)
-    ]
-    features_NP = np.array([[at % 2, 0.0] for at in range(30)])
-    cluster_N = method.find_clusters(recipe, pool, features_NP)
-    assert sorted(set(cluster_N.tolist())) == list(range(cluster_N.max() + 1))
-    assert len({(at % 2, int(arm)) for at, arm in enumerate(cluster_N)}) == cluster_N.max() + 1
+def test_the_set_of_the_paper_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--data wildlife` needs nothing else: half of the set is the pool, and the class is the default's."""
+    (tmp_path / "wildlife").mkdir()
+    rows = [row | {"title": f"{row['title']} {at}"} for at in range(10) for row in own_rows("wildlife")]
+    write_jsonl(tmp_path / "wildlife" / "sharks.jsonl", rows)
+    monkeypatch.setenv("CAMELID_DATA", str(tmp_path))
+    recipe = methods.resolve("wildlife-lts", {"data.train": "wildlife"})
+    assert dict(method.check(recipe))["rows"] == "pool 40, validation 20, test 20"
+    found = method.read(recipe)
+    labels = {row.id: row.positive for part in (found.rows, found.validation, found.test) for row in part}
+    assert [labels[str(at)] for at in range(80)] == [row["label"] == "1" for row in rows]
 
 
 def test_cleaning() -> None:

@@ -53,6 +53,7 @@ from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
 from camelid.hidden import hidden_states
 from camelid.networks import build_network
+from camelid.prediction import tell_shares
 from camelid.ranking import auroc
 from camelid.rows import Bag, Labelled, Member, Predicted
 from camelid.runs import Run, slug
@@ -130,23 +131,22 @@ def run(recipe: Recipe, run: Run) -> None:
     run.note("data", lambda: {"dropped": found().dropped, "warnings": found().warnings})
     features = run.arrays("features", lambda: {"train": describe(recipe, members), "test": describe(recipe, test)})
     covariates_ND, systems, rounds = features["train"], {}, 1 + recipe.refinements
+    learn = partial(train_network, recipe, run, bags, features["train"], partial(trace_origin, recipe, members))
 
     for number in range(rounds):
         name = f"round-{number}"
         believed = run.arrays(f"beliefs-{name}", lambda c=covariates_ND: believe(recipe, bags, c))  # steps 1 to 3
         labels_N = label_members(believed["log_odds"], bags, recipe.labels, recipe.threshold)  # step 4
         run.scores(f"beliefs {name}", lambda b=believed, n=labels_N: describe_beliefs(b, n, members, bags))
-        network = train_network(  # step 5
-            recipe, run, "model" if number == rounds - 1 else f"network-{name}", bags, features["train"], labels_N,
-            aggregate_loss(recipe.lambda_a),
-        )  # fmt: skip
+        slot = "model" if number == rounds - 1 else f"network-{name}"
+        network = learn(slot, labels_N, aggregate_loss(recipe.lambda_a))  # step 5
         system = REFINED if number else OURS
         systems[system if number < 2 else f"{system} {number}"] = network
         covariates_ND = embed(network, features["train"])  # step 6
 
     ours = list(systems)[-1]
     if recipe.compare:
-        systems |= train_others(recipe, run, members, bags, features["train"])
+        systems |= train_others(learn, members)
     run.rows("predictions/members", lambda: predict(systems[ours], members, features["train"]))
     predictions = {
         name: run.rows(f"predictions/{slug(name)}", lambda n=network: predict(n, test, features["test"]))
@@ -160,6 +160,9 @@ def run(recipe: Recipe, run: Run) -> None:
 def label_rows(folder: Path, rows: Sequence[Labelled], base: str | None) -> list[Predicted]:
     """What `camelid predict` says of texts."""
     values = recipe_of(folder)
+    if models.load_handle(folder / "model", base)[1] is None:
+        what = f"the model in {folder} reads numbers of a table, and texts are labelled here"
+        raise UserError(what, "The labels of the bags' own members are in predictions/members.jsonl.")
     members = [Member(row.id, row.origin, row.text, (), "", None) for row in rows]
     return predict(folder / "model", members, describe(values, members, base))
 
@@ -309,7 +312,14 @@ def describe_beliefs(
 
 
 def train_network(
-    recipe: Recipe, run: Run, name: str, bags: Sequence[Bag], numbers_NP: Any, labels_N: Any, objective: Any
+    recipe: Recipe,
+    run: Run,
+    bags: Sequence[Bag],
+    numbers_NP: Any,
+    origin: Callable[[], dict[str, Any]],
+    name: str,
+    labels_N: Any,
+    objective: Objective,
 ) -> Path:
     """The folder of a network trained with `objective` on bags; some are held out where the plan looks at them."""
     plan = recipe.plan.model_copy(update={"precision": "float32"})  # so small a network gains nothing in bfloat16
@@ -326,9 +336,9 @@ def train_network(
         dev = bag_batches(numbers_NP[cut:], labels_N[cut:], bags[len(bags) - held :], plan).collate(range(held))
         train(model, batches, objective, plan, folder=folder, evaluate=lambda model: {"bag fit": -fit_of(model, dev)})
 
-    origin = _origin(recipe) if numbers_NP.shape[1] and not recipe.data.features else {}
-    build: Callable[[], Any] = lambda: build_network(numbers_NP, recipe.hidden, plan.seed, CLASSES, **origin)  # noqa: E731
-    return run.model(name, build=build, fit=fit)
+    return run.model(
+        name, build=lambda: build_network(numbers_NP, recipe.hidden, plan.seed, CLASSES, **origin()), fit=fit
+    )
 
 
 def fit_of(model: Any, batch: Any) -> float:
@@ -383,32 +393,23 @@ def embed(network: Path, numbers_NP: Any) -> Any:
 @torch.inference_mode()
 def predict(network: Path, rows: Sequence[Member], numbers_NP: Any) -> list[Predicted]:
     """The probability of "positive" for each row; gold where it is known."""
-    shares_N = models.load_handle(network)[0](torch.as_tensor(numbers_NP)).double().sigmoid().tolist()
-    return [
-        Predicted(
-            row.id,
-            None if row.positive is None else CLASSES[row.positive],
-            CLASSES[share >= 0.5],
-            {CLASSES[0]: 1 - share, CLASSES[1]: share},
-        )
-        for row, share in zip(rows, shares_N, strict=True)
-    ]
+    shares_N = models.load_handle(network)[0](torch.as_tensor(numbers_NP)).double().sigmoid()
+    return tell_shares(rows, shares_N, CLASSES)
 
 
-def train_others(
-    recipe: Recipe, run: Run, members: Sequence[Member], bags: Sequence[Bag], numbers_NP: Any
-) -> dict[str, Path]:
+def train_others(learn: Callable[[str, Any, Objective], Path], members: Sequence[Member]) -> dict[str, Path]:
     """The same network on bag shares alone, and on labels where all are known."""
-    none_N = np.zeros(len(members))
-    found = {DLLP: train_network(recipe, run, slug(DLLP), bags, numbers_NP, none_N, share_loss)}
+    found = {DLLP: learn(slug(DLLP), np.zeros(len(members)), share_loss)}
     known = [row.positive for row in members]
     if None not in known:
-        labels_N = np.array(known, dtype=float)
-        found[SUPERVISED] = train_network(recipe, run, slug(SUPERVISED), bags, numbers_NP, labels_N, label_loss)
+        found[SUPERVISED] = learn(slug(SUPERVISED), np.array(known, dtype=float), label_loss)
     return found
 
 
-def _origin(recipe: Recipe) -> dict[str, Any]:
+def trace_origin(recipe: Recipe, members: Sequence[Member]) -> dict[str, Any]:
+    """The base whose states the network's numbers are; nothing for numbers of a table, whoever read it."""
+    if not members[0].text:
+        return {}
     base = bases.open_base(recipe.model.base, recipe.model.revision)
     return {"base": base.spec, "revision": base.revision, "base_sha256": bases.fingerprint(base)}
 
