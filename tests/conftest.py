@@ -29,6 +29,8 @@ SPLIT_NAMES = {
     "moderation": ("train", "dev"),
     "oral-history": ("annotated",),
     "hh-harmless": ("train", "dev"),
+    "tweets": ("stance-feminist-train", "stance-feminist-val", "stance-feminist-test"),
+    "legalbench": ("train",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {
