@@ -376,6 +376,13 @@ def test_check_4_a_tokenizer_that_writes_the_space_itself() -> None:
         letter_choices(tokenizer, 3, "m", "t")
 
 
+def test_check_4_a_label_that_is_another_token_behind_the_prompt() -> None:
+    """ " B" is one token by itself, and "Answer: B" ends in another: what is scored would not be what was read."""
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("Answer: B", "Answer:B")
+    assert letter_choices(tokenizer, 3, "m", "t").labels == ("A", "C", "D")
+
+
 @pytest.mark.real
 def test_check_4_two_supervised_positions(real_tokenizer: Any) -> None:
     """The label is told at the last token of "Answer:", the end at the label."""
@@ -445,6 +452,14 @@ def test_every_pass_has_rows_of_its_own_and_the_order_of_the_loop() -> None:
         (got,), (plain,) = batches(step), make(step // 3)(step)
         assert torch.equal(got.ids_BT, plain.ids_BT)
         assert torch.equal(got.labels_N, plain.labels_N)
+
+
+def test_few_rows_are_drawn_of_each_task_and_are_part_of_more() -> None:
+    rows = [*rows_of({"A": 9, "B": 9}, "one"), *rows_of({"A": 3}, "two")]
+    few, more, other = (lawma.draw_rows(rows, count, seed) for count, seed in ((2, 0), (5, 0), (5, 1)))
+    assert Counter(row.task for row in few) == {"one": 2, "two": 2}
+    assert Counter(row.task for row in more) == {"one": 5, "two": 3}
+    assert {row.id for row in few} < {row.id for row in more} != {row.id for row in other}
 
 
 # Step 6: answers
@@ -549,11 +564,29 @@ def options(model: Path, source: str, **more: Any) -> dict[str, Any]:
     return values | {"engine.precision": "float32", "engine.cache": False, "plan.epochs": 1, "max_tokens": 400} | more
 
 
+def losses_of(folder: Path) -> int:
+    """Steps of a training."""
+    return len((folder / "metrics.jsonl").read_text().splitlines())
+
+
+def test_what_a_single_task_starts_from(model: Path, tmp_path: Path) -> None:
+    """The joint model has learned something, so the first loss of the task is lower than from the base."""
+    write_cases(tmp_path)
+    source = write_tasks(tmp_path, FOUR)
+    first = {}
+    for start in ("base", "joint"):
+        more = {"plan.tuning": "full", "plan.learning_rate": 1e-2, "data.only": ["colour", "count"], "start": start}
+        folder = methods.run("lawma", options(model, source, singles=["colour"], **more), out=tmp_path / start)
+        line = (folder / "single" / "colour" / "metrics.jsonl").read_text().splitlines()[0]
+        first[start] = json.loads(line)["loss"]
+    assert first["joint"] < first["base"] - 1
+
+
 def test_a_run_with_everything_and_its_resumption(model: Path, tmp_path: Path) -> None:
     """Tasks of one's own of every kind, one held out; few rows, one task, comparison, report, prediction, resume."""
     write_cases(tmp_path)
     values = options(
-        model, write_tasks(tmp_path, FOUR), compare=True, curve=[4], singles=["colour"], start="joint",
+        model, write_tasks(tmp_path, FOUR), compare=True, curve=[4], curve_epochs=3, singles=["colour"], start="joint",
         **{"data.hold_out": ["mo*"], "plan.learning_rate": 1e-3},
     )  # fmt: skip
     folder = methods.run("lawma", values, out=tmp_path / "run")
@@ -568,6 +601,9 @@ def test_a_run_with_everything_and_its_resumption(model: Path, tmp_path: Path) -
     assert set(scores["single colour"]["systems"]) == {"single-task fine-tuning colour", "joint fine-tuning"}
     trained = [json.loads(line)["task"] for line in (folder / "train.jsonl").read_text().splitlines()]
     assert "mood" not in trained
+    assert losses_of(folder / "model") == -(-len(trained) // 8)
+    assert losses_of(folder / "curve" / "4-0") == 3 * -(-3 * 4 // 8), "four rows of each of three tasks, three times"
+    assert losses_of(folder / "single" / "colour") == -(-trained.count("colour") // 8)
     report = invoke("report", folder)
     assert report.exit_code == 0, report.output
     assert "mean task accuracy" in (folder / "report.html").read_text()
