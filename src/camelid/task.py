@@ -118,7 +118,10 @@ def read_tasks(values: TaskData, seed: int) -> TaskSet:
         raise UserError("no tasks are named", f"Add --data with a tasks file, or one of: {', '.join(built_in())}.")
     dropped: Counter[str] = Counter()
     tasks, read = _read_source(values, values.train, dropped)
-    splits = _deal(values, read, dropped, seed)
+    more, pool = _read_source(values, values.unseen, dropped, as_pool=True) if values.unseen else ({}, [])
+    if twice := sorted(set(more) & set(tasks)):
+        raise UserError(f"the task {twice[0]} stands in data.train and data.unseen", "Give it another name.")
+    splits = _deal(values, read, pool, dropped, seed)
     held = [name for name in tasks if _fits(name, values.hold_out)]
     _check_names(values.hold_out, tasks, "data.hold_out")
     if len(held) == len(tasks):
@@ -128,14 +131,10 @@ def read_tasks(values: TaskData, seed: int) -> TaskSet:
         for role in ROLES
     ]
     limits.append(("held-out test", {name: splits["test"].get(name, []) for name in held}, values.test_rows))
-    if values.unseen:
-        more, pool = _read_source(values, values.unseen, dropped, as_pool=True)
-        if twice := sorted(set(more) & set(tasks)):
-            raise UserError(f"the task {twice[0]} stands in data.train and data.unseen", "Give it another name.")
-        tasks |= more
-        limits.append(("unseen", by_task(row for roles in pool for row in roles["test"]), values.unseen_rows))
+    limits.append(("unseen", by_task(row for roles in pool for row in roles["test"]), values.unseen_rows))
+    tasks |= more
     chosen, kept, majority, warnings = _choose(values, limits, dropped, seed)
-    unseen = [*chosen["held-out test"], *chosen.get("unseen", [])]
+    unseen = [*chosen["held-out test"], *chosen["unseen"]]
     _check_splits(tasks, chosen, {row.task for row in unseen})
     return TaskSet(
         tasks, chosen["train"], chosen["dev"], chosen["test"], unseen, kept, majority, dict(dropped), warnings
@@ -337,14 +336,16 @@ def _is_coded(task: Task, row: Asked) -> bool:
     return set(row.answers) <= set(row.offered or task.choices) <= set(task.choices)
 
 
-def _deal(values: TaskData, read: Sequence[Split], dropped: Counter[str], seed: int) -> dict[str, Split]:
-    """Rows by role and task, each document on one side.
+def _deal(
+    values: TaskData, read: Sequence[Split], pool: Sequence[Split], dropped: Counter[str], seed: int
+) -> dict[str, Split]:
+    """Rows by role and task, each document on one side: those of the `pool` are for scores as well.
 
     A row whose document stands on another side than the row's own file says is left out, and counted.
     """
     sides: dict[str, str] = {}
     for role in ("test", "dev"):
-        for roles in read:
+        for roles in [*read, *pool]:
             sides = {document_of(row): role for row in roles.get(role, [])} | sides
     placed: dict[str, list[Asked]] = {role: [] for role in ROLES}
     for roles in read:
@@ -376,11 +377,17 @@ def _read_rows(entry: Entry, source: str, name: str, role: str, dropped: Counter
     found = []
     for row in tables[key]:
         task, answers, group = _ask(entry, row, name, source)
-        answers = tuple(dict.fromkeys(entry.recode.get(answer, answer) for answer in answers))
+        answers = tuple(dict.fromkeys(_code(entry, answer) for answer in answers))
         offered = row.offered if isinstance(row, Asked) else ()
         if not _fits(task, entry.leave_out):
             found.append(Asked(f"{task}/{row.id}", row.origin, task, row.text, answers, group, offered))
     return found
+
+
+def _code(entry: Entry, answer: str) -> str:
+    """The code of a label; whole numbers without leading zeros, as they are read from replies."""
+    code = entry.recode.get(answer, answer)
+    return str(int(code)) if entry.kind == "integer" and re.fullmatch(INTEGER, code) else code
 
 
 def _ask(entry: Entry, row: Any, name: str, source: str) -> tuple[str, tuple[str, ...], str]:

@@ -28,7 +28,16 @@ from camelid.lettering import letter_choices
 from camelid.metrics import adjusted_accuracy, balanced_accuracy, clopper_pearson
 from camelid.reading import fit_document
 from camelid.rows import Asked, Predicted
-from camelid.task import Task, TaskData, deal_documents, document_of, downsample_majority, draw_first, read_tasks
+from camelid.task import (
+    Task,
+    TaskData,
+    deal_documents,
+    document_of,
+    downsample_majority,
+    draw_first,
+    find_majority,
+    read_tasks,
+)
 from camelid.task_scores import Scorable
 from conftest import invoke, own_rows, write_csv, write_jsonl
 
@@ -127,6 +136,14 @@ def test_check_1_rows_of_several_answers_count_among_the_others() -> None:
     assert share == pytest.approx(11 / 14)
 
 
+def test_check_1_the_majority_is_that_of_rows_with_one_answer() -> None:
+    """A stands alone five times, B once; that B is right beside A nine times makes it no majority."""
+    rows = rows_of({"A": 5, "B+A": 9, "B": 1})
+    assert find_majority(rows) == "A"
+    assert downsample_majority(rows, "0") == (rows, 1.0)
+    assert find_majority(rows_of({"B": 2, "A": 2})) == "A", "of equals the first in order"
+
+
 def write_tasks(folder: Path, text: str) -> str:
     (folder / "tasks.toml").write_text(text, encoding="utf-8")
     return str(folder / "tasks.toml")
@@ -202,6 +219,26 @@ def test_check_1_a_document_of_another_tests_file_is_left_out_and_counted(tmp_pa
     assert found.dropped["train: the document stands in test too"] == 12, "three passages of mood for each of four"
 
 
+def test_check_1_a_document_of_an_unseen_task_is_not_trained_on(tmp_path: Path) -> None:
+    write_cases(tmp_path)
+    (tmp_path / "other.toml").write_text('[tasks.other]\ntrain = "few.csv"\ngroup = "case"\n')
+    write_csv(tmp_path / "few.csv", [{"case": f"case {n}", "text": "x", "label": "ab"[n % 2]} for n in range(6)])
+    values = TaskData(train=write_tasks(tmp_path, FOUR), unseen=str(tmp_path / "other.toml"), balance=False)
+    found = read_tasks(values, 0)
+    held = {f"case {n}" for n in range(6)}
+    assert {row.group for row in found.unseen} < held, "five rows of a task"
+    assert not held & {row.group for row in [*found.train, *found.dev]}
+    assert {row.group for row in found.test} == held, "20 % of 20 cases are fewer than these six"
+
+
+def test_numbers_are_written_in_one_way(tmp_path: Path) -> None:
+    rows = [{"case": str(n), "text": f"text {n}", "label": ["007", "7", "12"][n % 3]} for n in range(30)]
+    write_csv(tmp_path / "rows.csv", rows)
+    source = write_tasks(tmp_path, '[tasks.n]\ntrain = "rows.csv"\ngroup = "case"\nkind = "integer"\n')
+    found = read_tasks(TaskData(train=source, balance=False), 0)
+    assert {row.answers for row in [*found.train, *found.test]} == {("7",), ("12",)}
+
+
 def test_dealing_depends_on_seed_and_document_only() -> None:
     documents = [f"d{n}" for n in range(50)]
     sides: dict[str, str] = {}
@@ -267,6 +304,29 @@ def test_check_2_scores_of_two_tasks_by_hand() -> None:
     assert told["ours"]["adjusted accuracy"] == pytest.approx(0.8)
     assert told["ours"]["balanced accuracy"] == pytest.approx(0.5)
     assert told["ours"]["accuracy"]["value"] == pytest.approx(2 / 3)
+
+
+def test_check_2_what_a_run_adjusts_by() -> None:
+    """Places, codes and share of each task; a row with a second right answer is none of the majority class."""
+    rows = [asked("a", "r", number=0), asked("b", "3", task="count"), asked("c", "r", "g", number=1)]
+    notes = {"balance": {"kept": {"colour": 0.25, "count": 1.0}, "majority": {"colour": "r", "count": "4"}}}
+    kept = type("Kept", (), {"manifest": {"notes": notes}})()
+    assert lawma.scorables(study(make_tokenizer()), kept, rows) == {
+        "colour": Scorable((0, 2), ("r", "g", "b"), (True, False), 0.25),
+        "count": Scorable((1,), (), (False,), 1.0),
+    }
+
+
+def test_check_2_shares_kept_are_those_of_the_test_rows(tmp_path: Path) -> None:
+    """12 of 60 rows are scored; where r is right for 9 of them, 3 are kept, a third."""
+    rows = [{"text": f"text {n}", "label": "r" if n % 2 else "g"} for n in range(40)]
+    write_csv(tmp_path / "rows.csv", rows)
+    test = [{"text": f"test {n}", "label": "g" if n < 3 else "r"} for n in range(12)]
+    write_csv(tmp_path / "test.csv", test)
+    source = write_tasks(tmp_path, '[tasks.colour]\ntrain = "rows.csv"\ntest = "test.csv"\n')
+    found = read_tasks(TaskData(train=source), 0)
+    assert (found.kept["colour"], found.majority["colour"]) == (pytest.approx(1 / 3), "r")
+    assert Counter(row.answers for row in found.test) == {("g",): 3, ("r",): 3}
 
 
 def test_exact_intervals_and_balanced_accuracy() -> None:
@@ -383,6 +443,12 @@ def test_check_4_a_label_that_is_another_token_behind_the_prompt() -> None:
     assert letter_choices(tokenizer, 3, "m", "t").labels == ("A", "C", "D")
 
 
+def test_check_4_no_two_labels_are_one_token() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" C", " A")
+    assert letter_choices(tokenizer, 4, "m", "t").labels == ("A", "B", "D", "E")
+
+
 @pytest.mark.real
 def test_check_4_two_supervised_positions(real_tokenizer: Any) -> None:
     """The label is told at the last token of "Answer:", the end at the label."""
@@ -460,6 +526,22 @@ def test_few_rows_are_drawn_of_each_task_and_are_part_of_more() -> None:
     assert Counter(row.task for row in few) == {"one": 2, "two": 2}
     assert Counter(row.task for row in more) == {"one": 5, "two": 3}
     assert {row.id for row in few} < {row.id for row in more} != {row.id for row in other}
+
+
+@pytest.mark.parametrize("answers", [("r",), ("r", "b")])
+def test_passes_differ_where_a_row_has_several_answers(
+    answers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where it has one, every pass has the same rows."""
+    given: list[Any] = []
+    monkeypatch.setattr(lawma, "train", lambda model, batches, *rest, **more: given.append(batches))
+    monkeypatch.setattr(labelling, "freeze_states", lambda *arguments: None)
+    made = study(make_tokenizer())
+    rows = [asked(f"hill {n}", *answers, number=n) for n in range(12)]
+    plan = made.recipe.plan.model_copy(update={"epochs": 2, "batch_rows": 12, "accumulate": 1})
+    lawma.fit(made, None, tmp_path, rows, [], plan)
+    told = [sorted(given[0](step)[0].ids_BT.tolist()) for step in range(2)]
+    assert (told[0] == told[1]) == (len(answers) == 1)
 
 
 # Step 6: answers

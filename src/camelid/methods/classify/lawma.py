@@ -22,7 +22,7 @@ documents x with the right answers Y_tx of some tasks.
     model (`singles`); released files of responses scored again (`responses`).
 
 Differs from the paper in:
- - Low-rank adapters at 5e-4 for 135M parameters, where the paper trains 8B and 70B whole at 2e-6 (`--scale paper`).
+ - Low-rank adapters at 1e-3 for 135M parameters, where the paper trains 8B and 70B whole at 2e-6 (`--scale paper`).
  - Rows are bucketed by length. The paper packs 8k tokens, and rows in a pack read each other.
  - Pairs of capitals where K > 26; the reference takes Chinese characters, of which small vocabularies have few.
  - The drawn answer changes from pass to pass (the reference: drawn once).
