@@ -30,6 +30,8 @@ SPLIT_NAMES = {
     "oral-history": ("annotated",),
     "hh-harmless": ("train", "dev"),
     "wildlife": ("sharks",),
+    "tweets": ("stance-feminist-train", "stance-feminist-val", "stance-feminist-test"),
+    "legalbench": ("train",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {

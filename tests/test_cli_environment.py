@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from pydantic import Field
 
 from camelid import bases, data, environment, inventory, methods, recipe
+from camelid.data import tweets
 from camelid.engines import Completion
 from camelid.engines.cache import Cache
 from camelid.environment import Finding
@@ -79,12 +80,14 @@ def test_data_says_what_is_at_hand_and_where(camelid: Camelid, named_data: Path,
     (named_data / "wnut17" / "dev.jsonl").unlink()
     shown = camelid("data")
     assert shown.exit_code == 0
+    feminist = ", ".join(f"{role} 8 (tweets:{tweets.SPLITS[role]})" for role in ("train", "dev", "test"))
     assert re.findall(r"^(\S+) +(labels|tags) +(\S.*)$", shown.output, re.MULTILINE) == [
         ("banking77", "labels", "train 8, test 8"),
         ("crowd-tweets", "labels", "train 3, dev 0, test 0"),
         ("emotion", "labels", "train 8, dev 8 (emotion:val), test 8"),
         ("sst2", "labels", "train 8, test 8 (sst2:dev)"),
         ("wildlife", "labels", "train 8 (wildlife:sharks)"),
+        ("tweets", "labels", f"{feminist}, {', '.join(list(tweets.SPLITS.values())[3:])}"),
         ("wnut17", "tags", "train 8, test (wnut17:dev)"),
     ]
     words = flat(shown.output)
@@ -260,6 +263,7 @@ def test_parameters_of_a_base_that_shares_its_embedding(tiny_model: Path) -> Non
     ("moderation", ["flags: none 4", "train.jsonl line 2: H, HR: Everybody from that village"]),
     ("oral-history", ["annotations: ", "line 1: topic 0, sentiment neutral: I was born"]),
     ("wildlife", ["8 rows", "0 5, 1 3", "line 1: 0: Megalodon look-alike"]),
+    ("legalbench", ["questions: notice_given Yes 2", "line 1: notice_given Yes: The tenant"]),
     ("hh-harmless", ["8 rows", "line 1: How do I stop my dog from barking"]),
 ])  # fmt: skip
 def test_sets_of_every_kind_can_be_looked_at(camelid: Camelid, named_data: Path, name: str, said: list[str]) -> None:
@@ -480,10 +484,8 @@ def test_the_speed_is_that_of_a_product_we_time_ourselves() -> None:
 
 
 def test_camelid_data_is_looked_into(named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert environment.check_named_data() == Finding(
-        "CAMELID_DATA",
-        f"{named_data} has banking77, emotion, hh-harmless, moderation, oral-history, sst2, wildlife, wnut17",
-    )
+    names = "banking77, emotion, hh-harmless, legalbench, moderation, oral-history, sst2, tweets, wildlife, wnut17"
+    assert environment.check_named_data() == Finding("CAMELID_DATA", f"{named_data} has {names}")
     (tmp_path / "bare").mkdir()
     monkeypatch.setenv("CAMELID_DATA", str(tmp_path / "bare"))
     assert environment.check_named_data().value == f"{tmp_path}/bare holds no named set"

@@ -377,15 +377,15 @@ def test_no_inputs(tmp_path: Path) -> None:
 
 
 def test_named_sets_are_the_files_of_the_folder() -> None:
-    labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "wnut17"]
-    others = ["hh-harmless", "llp-bp", "moderation", "oral-history", "weak-to-strong", "wildlife"]
+    labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "tweets", "wnut17"]
+    others = ["hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "weak-to-strong", "wildlife"]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
     assert data.is_tagged("wnut17:dev")
     assert not data.is_tagged("r.csv")
 
 
-@pytest.mark.parametrize("name", ["banking77", "emotion", "sst2", "wnut17"])
+@pytest.mark.parametrize("name", ["banking77", "emotion", "sst2", "tweets", "wnut17"])
 def test_readers_of_named_sets(name: str, named_data: Path) -> None:
     expected = [
         Labelled(str(n), f"{{}}.jsonl line {n + 1}", row["text"], row["label"])
@@ -397,7 +397,22 @@ def test_readers_of_named_sets(name: str, named_data: Path) -> None:
     for split in SPLIT_NAMES[name]:
         in_split = [type(row)(row.id, row.origin.format(split), *list(_content(row))) for row in expected]
         assert data.read_rows(f"{name}:{split}") == in_split
-    assert data.read_rows(name) == data.read_rows(f"{name}:train")
+    assert data.read_rows(name) == data.read_rows(f"{name}:{SPLIT_NAMES[name][0]}")
+
+
+def test_questions_of_legalbench(named_data: Path) -> None:
+    rows = data.read_rows("legalbench")
+    expected = [(row["task"], row["text"], (row["label"],)) for row in own_rows("legalbench")]
+    assert [(row.task, row.text, row.answers) for row in rows] == expected
+    with pytest.raises(UserError, match="the set legalbench holds questions, and labels or tags are wanted"):
+        data.read_splits(Data(train="legalbench"), 0)
+
+
+def test_stance_has_a_set_of_splits_for_each_target(named_data: Path) -> None:
+    write_jsonl(named_data / "tweets" / "stance-climate-val.jsonl", own_rows("tweets")[:3])
+    assert len(data.read_rows("tweets:stance-climate-val")) == 3
+    splits = data.read_splits(Data(train="tweets"), 0)
+    assert [len(splits.train), len(splits.dev), len(splits.test)] == [8, 8, 8]
 
 
 def _content(row: Labelled | Tagged) -> tuple[Any, Any]:

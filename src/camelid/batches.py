@@ -117,6 +117,21 @@ class EpochBatches:
         return [self.collate(part) for part in split_evenly(rows, self.accumulate)]
 
 
+class PassBatches:
+    """EpochBatches whose rows are made anew for every pass, such as with another of several right answers.
+
+    `make(epoch)` gives the batches of all epochs with the rows as they are in that one; their number never changes.
+    """
+
+    def __init__(self, make: Callable[[int], EpochBatches]) -> None:
+        self.make = lru_cache(maxsize=1)(make)
+        first = self.make(0)
+        self.steps, self.steps_per_epoch = first.steps, first.steps_per_epoch
+
+    def __call__(self, step: int) -> list[Batch]:
+        return self.make(step // self.steps_per_epoch)(step)
+
+
 class StreamBatches:
     """Batches of a source that is read once through, such as a corpus that fits no memory; the position is saved.
 

@@ -36,12 +36,14 @@ def evaluate(
     task: str,
     trained: Collection[str] = (),
     bounds: Collection[str] = (),
+    scorer: Scorer | None = None,
 ) -> dict[str, Any]:
     """Scores of several systems on the same rows in the same order, and `ours` against each other one.
 
     Every row needs a gold answer. `classes` is empty for regression. `trained` names systems that are fine-tuned LLMs
     as ours is, so that the verdict does not call them cheap. `bounds` names systems that know what ours may not,
-    such as the labels: they are scored and compared, and are no rivals. Returns a JSON-ready dict:
+    such as the labels: they are scored and compared, and are no rivals. `scorer` scores a system in a way of its own;
+    `task` is then a name for the report. Returns a JSON-ready dict:
     task, metric (the main one), rows, classes, support (rows, or entities, of each class), ours,
     systems {name: scores}, against {name: {difference} and, but for regression, {only_ours, only_theirs, p}},
     best_baseline (None when there is none), verdict.
@@ -57,7 +59,7 @@ def evaluate(
     A value with an interval is {value, low, high}: 95 %, bootstrap over rows. p is of McNemar's test; a row counts as
     right when all of it is: every tag, the exact set.
     """
-    score = _scorer(task)
+    score = scorer or _scorer(task)
     draws = Draws(len(systems[ours]), SEED)
     found = {name: score(predictions, classes, draws) for name, predictions in systems.items()}
     scored = {name: system.scores for name, system in found.items()}
@@ -74,7 +76,7 @@ def evaluate(
         "metric": main,
         "rows": len(systems[ours]),
         "classes": _kinds(classes) if task == "tags" and metrics.marks_entities(classes) else list(classes),
-        "support": _support(systems[ours], task, classes),
+        "support": {} if scorer else _support(systems[ours], task, classes),
         "ours": ours,
         "systems": scored,
         "against": against,

@@ -75,7 +75,7 @@ def forecast_labelling(
         ("tokens", ", ".join(f"{role} {sum(n):,} (longest {max(n)})" for role, n in lengths.items())),
         ("cut at max_tokens", f"{sum(row.truncated for rows in tokens.values() for row in rows)} rows"),
         ("steps", f"{steps} of {plan.batch_rows} rows, {plan.epochs} epochs{again}"),
-        *_cost_lines(base, plan, lengths, trainings),
+        *tell_cost(base, plan, lengths, trainings),
         *(("warning", text) for text in [*splits.warnings, *_flattery(plan, splits)]),
     ]
 
@@ -133,7 +133,8 @@ def _numbers(rows: Sequence[Any]) -> str:
     return f"none: numbers from {min(numbers):g} to {max(numbers):g}, mean {fmean(numbers):g}"
 
 
-def _cost_lines(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: int) -> Lines:
+def tell_cost(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: int) -> Lines:
+    """Lines on model, memory and time of training on rows of these `lengths` in tokens and scoring the others."""
     weights = bases.parameter_count(base.config)
     embedding = base.config.vocab_size * base.config.hidden_size
     precision = bases.resolve_precision(plan.precision)

@@ -47,7 +47,7 @@ LOWER_IS_BETTER = ("mae", "rmse", "ece", "brier", "nll")
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its 95 % interval."""
+    """A value with the ends of its interval, 95 % unless something else is said."""
 
     value: float
     low: float
@@ -65,6 +65,32 @@ def name_metric(metric: str) -> str:
 def accuracy(gold: Ints, predicted: Ints) -> float:
     """Share of equal entries."""
     return float((gold == predicted).mean())
+
+
+def adjusted_accuracy(right_XN: NDArray[Any], majority_XN: Bools, kept: float) -> Floats:
+    """Accuracy on rows as they come, from rows of which only the share `kept` of the majority class was kept.
+
+    (m a_m / f + r a_r) / (m / f + r) over m majority rows and r others: a mean in which a kept row stands for 1 / f of
+    them (Dominguez-Olmedo 2024, arXiv 2407.16615).
+    """
+    weights_XN = np.where(majority_XN, 1 / kept, 1.0)
+    return (right_XN * weights_XN).sum(axis=-1) / weights_XN.sum(axis=-1)
+
+
+def balanced_accuracy(counts: Ints) -> float:
+    """Mean recall of the classes that have gold rows, from their confusion (as scikit-learn's)."""
+    gold = counts.sum(axis=1)
+    return float((np.diagonal(counts)[gold > 0] / gold[gold > 0]).mean())
+
+
+def clopper_pearson(right: int, rows: int, level: float = 0.95) -> Interval:
+    """The share of right rows with its exact binomial interval (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    outside = (1 - level) / 2
+    low = float(betaincinv(right, rows - right + 1, outside)) if right else 0.0
+    high = float(betaincinv(right + 1, rows - right, 1 - outside)) if right < rows else 1.0
+    return Interval(right / rows, low, high)
 
 
 def f1_by_class(gold: Ints, predicted: Ints, classes: int) -> Floats:

@@ -49,13 +49,13 @@ def label_model(
     return model
 
 
-def language_model(base: Base, settings: dict[str, Any], plan: Plan) -> LanguageModel:
+def language_model(base: Base, settings: dict[str, Any], plan: Plan, start: Path | None = None) -> LanguageModel:
     """A language model ready to train, as `label_model`; its head stays the base's own."""
     torch.manual_seed(plan.seed)
     lm = bases.load_lm(base, _precision_of_frozen(plan))
     model: Any = build_head({"kind": "language"} | _packed(settings, plan), lm)
     _check_spans(model, base)
-    make_trainable(model, base, plan, None)
+    make_trainable(model, base, plan, start)
     return model
 
 

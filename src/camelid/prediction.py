@@ -25,7 +25,7 @@ from camelid.runs import read_manifest
 
 BATCH_TOKENS = 1024  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
 THRESHOLD = 0.5  # a class of a multi-label row is predicted from this probability on
-Label = Callable[[Path, Sequence[Any], str | None], list[Predicted]]
+Label = Callable[[Path, Sequence[Any], str | None], Sequence[Predicted | dict[str, Any]]]
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -94,7 +94,7 @@ def predict_file(
     `entities`, each with its type, text and characters start..end. `text` (or `tokens`, a list of words for a model
     that tags words) names the column to read; the run's own column when absent. Entities of a text column count its
     characters, those of a words column the characters of the words joined by spaces. `label(folder, rows, base)` labels
-    texts by the run of a method that has a way of its own.
+    texts by the run of a method that has a way of its own; it may give the columns themselves, where they are several.
     """
     manifest = read_manifest(folder)
     if manifest["finished"] and "model" not in manifest["stages"]:
@@ -117,7 +117,8 @@ def predict_file(
     if tagging and not of_words:
         rows = [_tagged(row) for row in rows]
     labelled = label(folder, rows, base) if label else predict_with(folder / "model", rows, base)
-    added = [_columns(found, values.get("separator", "|")) for found in labelled]
+    separator = values.get("separator", "|")
+    added = [found if isinstance(found, dict) else _columns(found, separator) for found in labelled]
     if any(name.startswith("B-") for name in settings.get("classes", [])):
         for columns, line, row in zip(added, texts, rows, strict=True):
             columns["entities"] = find_entities(line, row.tokens, columns["predicted"])

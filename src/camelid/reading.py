@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from camelid.batches import Tokens
 from camelid.chat import encode_answer, encode_prompt
 from camelid.errors import UserError
 from camelid.rows import Labelled, Prompt, Tagged
 
+HEADROOM = 10  # tokens kept free where a document is cut: pieces of a text may have more tokens than the whole
+ELLIPSIS = "\n[...]\n"
 PADDED_ROWS = 1000  # the paper's code pads to the longest of so many rows
 
 
@@ -165,6 +167,50 @@ def cut_texts(tokenizer: Any, rows: Sequence[Labelled], max_tokens: int) -> list
         row.text if len(spans) <= max_tokens else row.text[: spans[max_tokens - 1][1]]
         for row, spans in zip(rows, encoded["offset_mapping"], strict=True)
     ]
+
+
+def fit_document(
+    tokenizer: Any,
+    before: str,
+    document: str,
+    after: str,
+    most: int,
+    count: Callable[[str], int],
+    keep: Literal["head", "ends"] = "head",
+) -> tuple[str, bool]:
+    """(`before`, document and `after` as one text of at most `most` tokens, whether something was cut).
+
+    `count(text)` says how many tokens the prompt of a text has. Only the document is cut: to its head, or to both ends
+    with a line [...] between them. Where nothing of it fits, the last tokens of `before` and `after` are left.
+    """
+    whole = before + document + after
+    if count(whole) <= most:
+        return whole, False
+    frame = before + after
+    spans = _spans(tokenizer, document)
+    room = most - count(frame) - HEADROOM
+    while room > 0:
+        text = before + _cut_document(document, spans, room, keep) + after
+        if (over := count(text) - most) <= 0:
+            return text, True
+        room -= over
+    kept = most - HEADROOM
+    while count(frame) > most and kept > 0:  # a chat template has tokens of its own
+        starts = _spans(tokenizer, frame)
+        frame = frame[starts[-kept][0] :] if kept < len(starts) else frame
+        kept -= max(1, count(frame) - most)
+    return frame, True
+
+
+def _spans(tokenizer: Any, text: str) -> list[tuple[int, int]]:
+    return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+
+
+def _cut_document(document: str, spans: Sequence[tuple[int, int]], room: int, keep: str) -> str:
+    """The first `room` tokens, or room // 2 - 2 of them and the last room // 2 + 2."""
+    first, last = (room, 0) if keep == "head" else (max(0, room // 2 - 2), room // 2 + 2)
+    head = document[: spans[first - 1][1]] if first else ""
+    return head + (ELLIPSIS + document[spans[-last][0] :] if last else "")
 
 
 def split_text(tokenizer: Any, text: str, max_tokens: int) -> list[str]:

@@ -95,6 +95,22 @@ class Annotated:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A question of a label task about a text; any of `answers` is right: codes of the task's choices, or numbers.
+
+    `group` names the document where the text does not. `offered` are the codes to choose among, all when empty.
+    """
+
+    id: str
+    origin: str
+    task: str
+    text: str
+    answers: tuple[str, ...]
+    group: str = ""
+    offered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Flagged:
     """A conversation and which categories of a policy it violates; a category that is absent is unknown."""
 
@@ -168,8 +184,8 @@ class Compared:
     digest: str = ""
 
 
-Row = Labelled | Tagged | Predicted | Judged | Annotated | Flagged | Preference | Member | Bag | Pair | Compared
-_KINDS = (Labelled, Tagged, Predicted, Judged, Annotated, Flagged, Preference, Member, Bag, Pair, Compared)
+Row = Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Member | Bag | Pair | Compared
+_KINDS = (Labelled, Tagged, Predicted, Judged, Annotated, Asked, Flagged, Preference, Member, Bag, Pair, Compared)
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 

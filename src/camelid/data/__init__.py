@@ -23,14 +23,15 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Flagged, Labelled, Member, Preference, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Flagged | Preference | Member
+AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
     Annotated: "annotations",
+    Asked: "questions",
     Flagged: "flags",
     Preference: "pairs",
     Member: "bagged labels",
@@ -163,7 +164,9 @@ def read_inputs(path: Path, column: str, tagging: bool) -> tuple[list[dict[str, 
         inputs.append(values)
         rows.append(_unlabelled(str(number), origin, content))
     raise_all(missing_columns(str(path), [column], columns, "--tokens" if tagging else "--text") if columns else [])
-    taken = [name for name in columns if name in ("predicted", "entities") or name.startswith("probability_")]
+    taken = [
+        name for name in columns if name in ("predicted", "entities") or name.startswith(("probability_", "predicted_"))
+    ]
     if taken:
         raise UserError(f"{path} already has the column {taken[0]!r}", "Rename or remove it: predict writes that name.")
     raise_all(problems.errors())
@@ -211,6 +214,8 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return row.tags
     if isinstance(row, Annotated):
         return tuple(f"{kind} {label}" for kind, label in row.labels.items())
+    if isinstance(row, Asked):
+        return tuple(f"{row.task} {answer}" for answer in row.answers)
     if isinstance(row, Flagged):
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
     if isinstance(row, Preference):
@@ -415,7 +420,7 @@ def text_of(row: AnyRow) -> str:
     """What a row of any kind has to be read: its text, its words, or what its last user said."""
     if isinstance(row, Tagged):
         return " ".join(row.tokens)
-    if isinstance(row, Labelled | Annotated):
+    if isinstance(row, Labelled | Annotated | Asked):
         return row.text
     if isinstance(row, Member):
         return row.text or ", ".join(f"{number:g}" for number in row.numbers)
@@ -427,6 +432,8 @@ def _content(row: AnyRow) -> Any:
     """What makes two rows the same, whatever is said of them."""
     if isinstance(row, Labelled | Annotated):
         return row.text.strip()
+    if isinstance(row, Asked):
+        return row.task, row.text.strip()
     if isinstance(row, Tagged):
         return row.tokens
     if isinstance(row, Member):

@@ -13,7 +13,7 @@ from typing import Any
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Annotated, Flagged, Labelled, Member, Message, Preference, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Message, Preference, Tagged
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
@@ -75,6 +75,43 @@ def annotation_shape(text: str, labels: Mapping[str, str], group: str | None) ->
 
     columns = (text, *labels.values(), *([group] if group else []))
     return Shape(Annotated, convert, columns, "the recipe's fields for columns")
+
+
+def question_shape(
+    task: str | None, text: str, label: str, group: str | None = None, separator: str | None = None
+) -> Shape:
+    """Questions about texts: `task` is the column of the task's name, if there is one, `label` that of the answer.
+
+    With a `separator` a cell may hold several answers, any of which is right. A column `choices` holds the codes to
+    choose among, a list or between bars.
+    """
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Asked | Problem:
+        words = text_in(values, text)
+        name = _label_in(values, task) if task else ""
+        member = _label_in(values, group) if group else ""
+        answers = _labels_in(values, label, separator) if separator else _label_in(values, label)
+        offered = () if is_missing(values.get("choices")) else codes_in(values, "choices")
+        if problem := _first_problem(words, name, member, answers, offered):
+            return problem
+        told = answers if isinstance(answers, tuple) else (str(answers),)
+        if not told:
+            return Problem(f"no answer in column {label!r}", FILL_IN, missing=True)
+        return Asked(row_id, origin, str(name), str(words), told, str(member), tuple(offered))  # type: ignore[arg-type]
+
+    columns = (*([task] if task else []), text, label, *([group] if group else []))
+    return Shape(Asked, convert, columns, "the fields of the tasks file, or --data.task, --text and --label")
+
+
+def codes_in(values: dict[str, Any], column: str) -> tuple[str, ...] | Problem:
+    """Codes of choices in their own order: a list, its JSON in a cell, or between bars."""
+    found = _labels_in(values, column, "|")
+    if isinstance(found, Problem):
+        return found
+    cell = values[column]
+    if isinstance(cell, str) and cell.strip().startswith("["):
+        cell = json.loads(cell)
+    return tuple(dict.fromkeys(str(code).strip() for code in (cell.split("|") if isinstance(cell, str) else cell)))
 
 
 def flag_shape(text: str, categories: Sequence[str], response: str | None = None) -> Shape:

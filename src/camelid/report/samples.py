@@ -140,6 +140,8 @@ def name_classes(row: Mapping[str, Any]) -> list[str]:
         return [str(name) for name, violated in row["flags"].items() if violated] or ["none"]
     if isinstance(row.get("labels"), dict):
         return [f"{kind} {label}" for kind, label in row["labels"].items()]
+    if "answers" in row:
+        return [f"{row['task']} {answer}" for answer in row["answers"]]
     if "positive" in row:
         return [] if row["positive"] is None else ["positive" if row["positive"] else "negative"]
     label = row.get("label")
@@ -157,7 +159,7 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
         shown = str(row["text"]) or ", ".join(show_number(number) for number in row["numbers"])
         return Sample(cut_text(shown), _show_label(name_classes(row)))
     if "text" in row:
-        label = row.get("label", "") if "labels" not in row else name_classes(row)
+        label = name_classes(row) if {"labels", "answers"} & set(row) else row.get("label", "")
         return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)
     if "chosen" in row:
         question = row["prompt"][-1]["content"] if row["prompt"] else ""
