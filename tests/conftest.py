@@ -29,6 +29,8 @@ SPLIT_NAMES = {
     "moderation": ("train", "dev"),
     "oral-history": ("annotated",),
     "hh-harmless": ("train", "dev"),
+    "gsm8k": ("train", "test"),
+    "pubmedqa": ("labeled",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {
