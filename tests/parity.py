@@ -1,7 +1,8 @@
 """A task whose label needs serial steps, for a LLaMA from scratch: parity of bits, with the running parities as reason.
 
 Reading the label off the bits takes as many steps as there are bits, which two layers do not have; one token of the
-reasoning takes one.
+reasoning takes one. Running parities are written as e and o, even and odd: written as 0 and 1 they are told from the
+bits by their place alone, which the model has not learned after 1,200 steps.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ TEMPLATE = (
 def draw_rows(bits: int, count: int, held_out: int) -> tuple[list[Reasoned], list[Labelled]]:
     """Distinct bit strings: those to learn from, with reasons, and others to answer."""
     drawn = [f"{number:0{bits}b}" for number in random.Random(0).sample(range(2**bits), count + held_out)]
-    running = [[str(text[: end + 1].count("1") % 2) for end in range(bits)] for text in drawn]
+    running = [[text[: end + 1].count("1") % 2 for end in range(bits)] for text in drawn]
     rows = [
-        Reasoned(str(n), f"string {n}", text, steps[-1], "".join(steps))
+        Reasoned(str(n), f"string {n}", text, str(steps[-1]), "".join("eo"[step] for step in steps))
         for n, (text, steps) in enumerate(zip(drawn, running, strict=True))
     ]
     return rows[:count], [Labelled(row.id, row.origin, row.question, row.answer) for row in rows[count:]]

@@ -279,10 +279,10 @@ def test_replies_become_label_reasoning_and_outcome() -> None:
 
 
 def test_check_6_running_parities_teach_what_the_label_alone_does_not(tmp_path: Path) -> None:
-    """8 bits, 160 strings to learn from, 90 others to answer, 350 steps: chance is 0.5."""
+    """8 bits, 160 strings to learn from, 90 others to answer, 300 steps: chance is 0.5."""
     base = make_base(tmp_path / "base")
-    right, read = accuracy(base, 8, 160, 90, 350, reasons=True)
-    plain, plain_read = accuracy(base, 8, 160, 90, 350, reasons=False)
+    right, read = accuracy(base, 8, 160, 90, 300, reasons=True)
+    plain, plain_read = accuracy(base, 8, 160, 90, 300, reasons=False)
     assert right > 0.9
     assert plain < 0.7
     assert min(read, plain_read) > 0.95
@@ -484,6 +484,14 @@ def test_lessons_are_short_and_none_is_measured_on(chat_model: Path, tmp_path: P
     assert few == lessons[:2]
     with pytest.raises(UserError, match="leaves no rows for the generator"):
         two_stage.draw_lessons(resolved(**values | {"generator__probe_rows": 99}))
+
+
+def test_a_named_set_is_measured_on_its_test_split(chat_model: Path) -> None:
+    values = {"generator__most_rows": 30, "generator__longest": 400, "model__base": str(chat_model)}
+    lessons, probe, _ = two_stage.draw_lessons(resolved(**values, generator__probe_rows=5))
+    assert [{row.origin.split()[1] for row in rows} for rows in (lessons, probe)] == [{"train"}, {"test"}]
+    assert (len(lessons), len(probe)) == (30, 5)
+    assert not two_stage.draw_lessons(resolved(**values, generator__probe_rows=0))[1]
 
 
 def test_tokens_of_the_answer_are_spared() -> None:

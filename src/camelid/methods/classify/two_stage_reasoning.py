@@ -84,7 +84,9 @@ class Generator(recipe.Values):
     longest: int = Field(default=160, ge=1, description="train: tokens of question and reasoning of the rows used")
     unknown_share: float = Field(default=0.1, ge=0, lt=1, description="train: share of rows that hide their answer")
     passes: int = Field(default=1, ge=1, description="train: epochs over the rows (paper: not said)")
-    probe_rows: int = Field(default=0, ge=0, description="train: unseen rows on which the generator is measured")
+    probe_rows: int = Field(
+        default=0, ge=0, description="train: unseen rows, of the test split if there is one, to measure on"
+    )
     folder: str = Field(default="", description="folder: the generator/ of an earlier run")
     file: str = Field(default="", description="file: question (the text), answer (the label) and reasoning")
 
@@ -207,29 +209,44 @@ def read_given(recipe: Recipe) -> list[Reasoned]:
     """Rows with reasoning that the recipe names: those the generator learns from, or the file of reasons."""
     values = recipe.generator
     source = {"train": values.rows, "file": values.file}.get(values.source, "")
+    return read_reasoned(recipe, source, Counter()) if source else []
+
+
+def read_reasoned(recipe: Recipe, source: str, dropped: Counter[str]) -> list[Reasoned]:
+    values = recipe.generator
     shape = reasoned_shape(values.question, values.answer, values.reasoning)
-    return data.read_rows(source, shape=shape) if source else []
+    return data.read_rows(source, shape=shape, dropped=dropped)
 
 
 def draw_lessons(recipe: Recipe) -> tuple[list[Reasoned], list[Reasoned], Counter[str]]:
-    """(rows to learn from, other rows to measure on, rows left out by reason)."""
-    values, tokenizer = recipe.generator, open_base(recipe).tokenizer
-    rows, dropped = read_given(recipe), Counter[str]()
-    draw = random.Random(f"{recipe.plan.seed} lessons")
-    rows = draw.sample(rows, len(rows))
-    encoded = tokenizer([f"{row.question}\n{row.reasoning}" for row in rows], verbose=False)["input_ids"]
-    short = [row for row, ids in zip(rows, encoded, strict=True) if len(ids) <= values.longest]
-    dropped[f"longer than {values.longest} tokens"] = len(rows) - len(short)
-    probe = short[: values.probe_rows]
+    """(rows to learn from, others to measure on, rows left out by reason).
+
+    A named set is measured on its test split; of other rows some are drawn. No question stands on both sides.
+    """
+    values, dropped = recipe.generator, Counter[str]()
+    rows = draw_short(recipe, read_reasoned(recipe, values.rows, dropped), dropped)
+    unseen = data.test_source(values.rows) if values.probe_rows else None
+    others = draw_short(recipe, read_reasoned(recipe, unseen, Counter()), Counter()) if unseen else rows
+    probe = others[: values.probe_rows]
     asked = {row.question for row in probe}
-    lessons = [row for row in short[len(probe) :] if row.question not in asked][: values.most_rows]
+    lessons = [row for row in rows if row.question not in asked][: values.most_rows]
     if not lessons:
         raise UserError(
-            f"{values.rows} leaves no rows for the generator: {len(rows)} rows, {len(short)} of them of "
-            f"{values.longest} tokens at most, and {len(probe)} to measure on",
+            f"{values.rows} leaves no rows for the generator: {len(rows)} of {values.longest} tokens at most, "
+            f"and {len(probe)} of them to measure on",
             "Give more rows, raise generator.longest, or lower generator.probe_rows.",
         )
-    return lessons, probe, +dropped
+    return lessons, probe, dropped
+
+
+def draw_short(recipe: Recipe, rows: Sequence[Reasoned], dropped: Counter[str]) -> list[Reasoned]:
+    """The rows in random order, without the long ones, which are counted."""
+    tokenizer, longest = open_base(recipe).tokenizer, recipe.generator.longest
+    encoded = tokenizer([f"{row.question}\n{row.reasoning}" for row in rows], verbose=False)["input_ids"]
+    short = [row for row, ids in zip(rows, encoded, strict=True) if len(ids) <= longest]
+    if len(short) < len(rows):
+        dropped[f"longer than {longest} tokens"] = len(rows) - len(short)
+    return random.Random(f"{recipe.plan.seed} lessons").sample(short, len(short))
 
 
 def train_generator(recipe: Recipe, run: Run) -> Path:
