@@ -470,9 +470,12 @@ def test_reasoned_rows_of_gsm8k_and_pubmedqa(named_data: Path) -> None:
     assert rows[0] == Reasoned("0", "test.jsonl line 1", question, "14", reasoning)
     assert rows[5].answer == "3,000"
     bare = [*own_rows("gsm8k"), {"question": "How many?", "answer": "#### 3"}, {"question": "Why?", "answer": "So."}]
+    bare.append({"question": "What is ####?", "answer": "#### is a mark.\n#### 4"})
     write_jsonl(named_data / "gsm8k" / "train.jsonl", bare)
     dropped: Counter[str] = Counter()
-    assert len(data.read_rows("gsm8k", dropped=dropped)) == 8
+    rows = data.read_rows("gsm8k", dropped=dropped)
+    assert len(rows) == 9
+    assert (rows[-1].reasoning, rows[-1].answer) == ("#### is a mark.", "4")
     assert dropped == {"no reasoning before the answer": 2}
     first, values = data.read_rows("pubmedqa")[0], own_rows("pubmedqa")[0]
     assert first.question == "\n".join([*values["contexts"], values["question"]])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,11 +21,11 @@ from camelid.engines import Completion, Question, Request, Scored
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
-from camelid.labelling import over_epochs
 from camelid.metrics import mcnemar, mcnemar_statistic
 from camelid.objectives import cross_entropy
 from camelid.parsing import parse_marked
 from camelid.recipe import Plan
+from camelid.report.reasons import collect_reasons
 from camelid.rows import Explained, Labelled, Predicted, Reasoned, iterate_rows
 from camelid.scoring import score
 from conftest import invoke, labelled_rows, make_model, make_tokenizer, write_csv, write_jsonl
@@ -147,14 +149,18 @@ def test_the_weight_of_the_label_is_on_the_label_and_its_end() -> None:
     ("rows", 10.0, ((1 + 2 + 30) / 3 + 40) / 2),
     ("sums", 10.0, ((1 + 2 + 30) + 40) / 2),
 ])  # fmt: skip
-def test_reductions_by_hand(reduction: str, weight: float, expected: float) -> None:
+def test_reductions_by_hand(
+    reduction: str, weight: float, expected: float, monkeypatch: pytest.MonkeyPatch, chat_model: Path, tmp_path: Path
+) -> None:
     """Two rows of 3 and 1 labels with losses 1, 2, 3 and 4 nats; the label is the last token of each."""
-    recipe = resolved(reduction=reduction, label_weight=weight)
+    recipe = resolved(reduction=reduction, label_weight=weight, model__base=str(chat_model))
     rows = [Tokens("", [5, 6, 7], [0, 0, 0], [0, 1, 2]), Tokens("", [5], [0], [0])]
     weighed = [two_stage.weigh(recipe, row, len(row.labels) - 1) for row in rows]
-    batches = over_epochs(weighed, Plan(epochs=1, batch_rows=2), 0)
-    batches = batches if reduction == "tokens" else two_stage.count_rows(batches)
-    (batch,) = batches(0)
+    given: list[Any] = []
+    monkeypatch.setattr(two_stage.labelling, "freeze_states", lambda *rest: None)
+    monkeypatch.setattr(two_stage, "train", lambda model, batches, *rest, folder: given.append(batches))
+    two_stage.fit(recipe, None, weighed, Plan(epochs=1, batch_rows=2), tmp_path)
+    (batch,) = given[0](0)
     losses = {(5, 0): 1.0, (6, 1): 2.0, (7, 2): 3.0}
 
     def model(batch: Any) -> torch.Tensor:
@@ -202,7 +208,9 @@ def test_check_2_a_split_for_scores_is_no_training_data(source: str) -> None:
     assert any("is a split for scores" in what for what, _ in two_stage.complaints(resolved(data__train=source)))
 
 
-@pytest.mark.parametrize("source", ["emotion", "emotion:train", "hub:some/set", "hub:some/set:train", "test.csv"])
+@pytest.mark.parametrize(
+    "source", ["emotion", "emotion:train", "hub:some/set", "hub:some/set:train", "hub:some/set:all", "test.csv"]
+)
 def test_check_2_training_splits_are(source: str) -> None:
     assert not any("is a split for scores" in what for what, _ in two_stage.complaints(resolved(data__train=source)))
 
@@ -264,12 +272,12 @@ def test_check_5_the_table_of_replies(reply: str, label: str | None) -> None:
 
 
 def test_replies_become_label_reasoning_and_outcome() -> None:
-    replies = {"one": "It beams.\nIt glows.\nLabel: joy", "two": "Label:", "three": "Nothing of use", "four": ""}
+    replies = {"one": "It beams.\nLabel: unsure\nLABEL: joy", "two": "Label:", "three": "Nothing of use", "four": ""}
     rows = [Labelled(str(n), "x", text, "joy") for n, text in enumerate(replies)]
     engine = Recording(lambda request: replies[request.prompt[-1].content.split("Text: ")[1]])  # type: ignore[union-attr]
     found = two_stage.answer(resolved(), engine, EMOTIONS, rows, reasons=True)
     assert [row.predicted for row in found] == ["joy", *[two_stage.UNREAD] * 3]
-    assert [row.reasoning for row in found] == ["It beams. It glows.", "", "Nothing of use", ""]
+    assert [row.reasoning for row in found] == ["It beams. Label: unsure", "", "Nothing of use", ""]
     assert [row.outcome for row in found] == ["value", *["malformed"] * 3]
     assert [row.reply for row in found] == list(replies.values())
     assert two_stage.count_replies(found) == {"share read": 0.25, "value": 1, "malformed": 3}
@@ -601,6 +609,25 @@ def test_the_report_shows_reasoning_label_and_gold(finished: Path, camelid: Any)
     assert first.outcome in section
 
 
+def test_the_report_takes_right_and_wrong_rows_in_turn() -> None:
+    rows = [{"id": str(n), "origin": f"line {n}", "text": f"text {n}"} for n in range(30)]
+    found = [
+        {
+            "id": str(n),
+            "gold": "joy",
+            "predicted": "anger" if n % 3 else "joy",
+            "reasoning": f"r {n}",
+            "outcome": "value",
+        }
+        for n in range(30)
+    ]
+    shown = collect_reasons(found, rows)
+    assert [reason.text for reason in shown[:4]] == ["text 0", "text 1", "text 3", "text 2"]
+    assert [reason.right for reason in shown] == [True, False] * 5
+    assert (shown[1].predicted, shown[1].gold, shown[1].reasoning) == ("anger", "joy", "r 1")
+    assert collect_reasons([{"id": "0", "gold": "joy", "predicted": "joy"}], rows) == [], "it writes no reasoning"
+
+
 def test_predict_gives_label_and_reasoning(finished: Path, tweets_csv: Path, tmp_path: Path, camelid: Any) -> None:
     shown = camelid("predict", finished, tweets_csv, "--out", tmp_path / "out.jsonl")
     assert shown.exit_code == 0, shown.output
@@ -685,6 +712,50 @@ def test_a_killed_augmentation_goes_on_with_the_next_row(
         "predictions/reasoning-then-label.jsonl",
     ):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class Writer(BaseHTTPRequestHandler):
+    """An endpoint that writes the same reason for every label, and keeps what it was asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body["messages"][-1]["content"])
+        usage = {"prompt_tokens": 50, "completion_tokens": 10}
+        choice = {"message": {"role": "assistant", "content": "Its words point there."}, "finish_reason": "stop"}
+        text = json.dumps({"choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on the screen."""
+
+
+def test_an_endpoint_writes_reasons_until_the_money_is_spent(
+    chat_model: Path, tweets_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply costs 10, and 25 of them are paid for; the other rows stay plain, and say why."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    Writer.asked.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Writer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    values = small(
+        chat_model, tweets_csv, generator__source="engine", engine__kind="remote", engine__name="writer",
+        engine__url=f"http://127.0.0.1:{server.server_port}/v1", engine__price_output=1e6, engine__most_cost=250.0,
+        engine__concurrency=1, reasoning_tokens=32, data__dev_rows=3, supervise=False,
+    )  # fmt: skip
+    folder = methods.run("two-stage-reasoning", values, out=tmp_path / "run")
+    server.shutdown()
+    counts = json.loads((folder / "scores.json").read_text())["augmentation"]
+    assert counts["rows with reasoning"] == len(Writer.asked)
+    assert 20 <= len(Writer.asked) <= 25
+    assert counts["left out"] == {"budget": 54 - len(Writer.asked)} == {"budget": counts["rows that stay plain"]}
+    assert all("Answer: " in text for text in Writer.asked)
+    assert (folder / "model" / "handle.json").is_file(), "the students are trained and asked here"
 
 
 def test_a_run_without_a_single_reason_ends(chat_model: Path, tweets_csv: Path, tmp_path: Path) -> None:

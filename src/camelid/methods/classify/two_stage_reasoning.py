@@ -704,7 +704,7 @@ def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
     tagged = bool(recipe.data.tokens or recipe.data.tags) or data.is_tagged(recipe.data.train)
     if tagged or recipe.data.task != "labels":
         yield "a student writes one label a text", "Leave out data.tokens, data.tags and data.task."
-    if (role := data.role_of(recipe.data.train)) not in (None, "train"):
+    if (role := data.role_of(recipe.data.train)) in ("dev", "test"):
         what = f"{recipe.data.train} is a split for scores ({role}), and reasons are written from its labels"
         yield what, "Train on a training split."
     if values.source == "folder" and not (Path(values.folder) / "handle.json").is_file():
