@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -763,6 +764,21 @@ def test_a_run_without_a_single_reason_ends(chat_model: Path, tweets_csv: Path, 
     values = small(chat_model, tweets_csv, generator__source="file", generator__file=str(source))
     with pytest.raises(UserError, match="not one of 54 training rows has a reasoning"):
         methods.run("two-stage-reasoning", values, out=tmp_path / "run")
+
+
+def test_a_finished_run_reads_neither_reasons_nor_model_again(
+    finished: Path, chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    before = (folder / "scores.json").read_bytes()
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a finished stage was made again")
+
+    for name in ("read_reasoned", "open_base", "read"):
+        monkeypatch.setattr(two_stage, name, refuse)
+    methods.resume(folder)
+    assert (folder / "scores.json").read_bytes() == before
 
 
 def test_the_demo_needs_no_named_data() -> None:

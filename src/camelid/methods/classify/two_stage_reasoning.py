@@ -372,7 +372,9 @@ def augment(recipe: Recipe, run: Run, rows: Sequence[Labelled], split: str, clas
     if split != "train":
         what = f"reasons are written from the labels, so {split} rows may have none"
         raise UserError(what, "Only training rows are augmented; a student writes its own reasons for all others.")
-    path = run.map("reasons/train", rows, reasoner_of(recipe, run, classes), total=len(rows))
+    adapted = find_generator(recipe, run)
+    give = cache(lambda: reasoner_of(recipe, adapted, classes))
+    path = run.map("reasons/train", rows, lambda some: give()(some), total=len(rows))
     judged: list[Any] = list(iterate_rows(path))
     counts = run.scores("augmentation", lambda: count_reasons(judged))
     if not counts["rows with reasoning"]:
@@ -411,15 +413,22 @@ class Reasoner:
     untuned: Callable[[], Engine]
 
 
-def reasoner_of(recipe: Recipe, run: Run, classes: Sequence[str]) -> Callable[[Sequence[Labelled]], list[Judged]]:
-    """What gives rows their reasons: the file, or an engine; the generator is trained first where it has to be."""
+def find_generator(recipe: Recipe, run: Run) -> Path | None:
+    """The folder of the generator, trained now or before; None where the engine's own model or a file serves."""
+    values = recipe.generator
+    if values.source == "train":
+        return train_generator(recipe, run)
+    return Path(values.folder) if values.source == "folder" else None
+
+
+def reasoner_of(
+    recipe: Recipe, adapted: Path | None, classes: Sequence[str]
+) -> Callable[[Sequence[Labelled]], list[Judged]]:
+    """What gives rows their reasons: the file, or an engine."""
     values, tokenizer = recipe.generator, open_base(recipe).tokenizer
     if values.source == "file":
         written = read_given(recipe)
         return lambda rows: look_up_reasons(recipe, tokenizer, written, rows)
-    adapted = Path(values.folder) if values.folder else None
-    if values.source == "train":
-        adapted = train_generator(recipe, run)
     engine = cache(lambda: engines.open_engine(recipe.engine, recipe.model, adapted))
     untuned = cache(lambda: engines.open_engine(local_engine(recipe), recipe.model))
     reasoner = Reasoner(recipe, tokenizer, classes, engine, untuned)
