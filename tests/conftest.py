@@ -32,6 +32,8 @@ SPLIT_NAMES = {
     "wildlife": ("sharks",),
     "tweets": ("stance-feminist-train", "stance-feminist-val", "stance-feminist-test"),
     "legalbench": ("train",),
+    "gsm8k": ("train", "test"),
+    "pubmedqa": ("labeled",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {
@@ -56,13 +58,19 @@ ENDINGS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real sets are skipped without them, before a fixture of a whole module could ask for them."""
+    if not os.environ.get("CAMELID_DATA"):
+        for item in items:
+            if item.get_closest_marker("data"):
+                item.add_marker(pytest.mark.skip("CAMELID_DATA is not set"))
+
+
 @pytest.fixture(autouse=True)
 def _no_data_of_the_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests see the real sets of CAMELID_DATA only when they are marked so; without the variable those are skipped."""
+    """Tests see the real sets of CAMELID_DATA only when they are marked so."""
     if request.node.get_closest_marker("data") is None:
         monkeypatch.delenv("CAMELID_DATA", raising=False)
-    elif not os.environ.get("CAMELID_DATA"):
-        pytest.skip("CAMELID_DATA is not set")
 
 
 @pytest.fixture(scope="session")

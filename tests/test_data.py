@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 
 from camelid import data
 from camelid.data import crowd_tweets
-from camelid.data.columns import LONGEST_TEXT, annotation_shape, flag_shape, preference_shape
+from camelid.data.columns import LONGEST_TEXT, annotation_shape, flag_shape, preference_shape, reasoned_shape
+from camelid.data.puzzles import SORTS
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Labelled, Message, Tagged
+from camelid.rows import Labelled, Message, Reasoned, Tagged
 from conftest import SPLIT_NAMES, labelled_rows, own_rows, tagged_rows, write_csv, write_jsonl
 
 
@@ -378,7 +380,10 @@ def test_no_inputs(tmp_path: Path) -> None:
 
 def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "tweets", "wnut17"]
-    others = ["hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "weak-to-strong", "wildlife"]
+    others = [
+        *("gsm8k", "hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "pubmedqa", "puzzles"),
+        *("weak-to-strong", "wildlife"),
+    ]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
     assert data.is_tagged("wnut17:dev")
@@ -470,8 +475,7 @@ def test_annotations_and_pairs_of_a_file(tmp_path: Path) -> None:
 
 def test_further_splits_of_a_set_are_read_by_name_only(named_data: Path) -> None:
     """weak-to-strong has a split of another model's answers beside train, which is no role of a run."""
-    for folder in ("weak-to-strong", "gsm8k"):
-        (named_data / folder).mkdir()
+    (named_data / "weak-to-strong").mkdir()
     for split in ("llama2_7b-weak-train", "mistral_7b-weak-train"):
         write_jsonl(named_data / "weak-to-strong" / f"{split}.jsonl", own_rows("weak-to-strong"))
     gold = [
@@ -483,6 +487,68 @@ def test_further_splits_of_a_set_are_read_by_name_only(named_data: Path) -> None
     splits = data.read_splits(Data(train="weak-to-strong", dev_share=0.25), 0, shape)
     assert (len(splits.train), len(splits.dev), splits.test) == (6, 2, [])
     assert len(data.read_rows("weak-to-strong:mistral_7b-weak-train")) == 8
+
+
+def test_reasoned_rows_of_gsm8k_and_pubmedqa(named_data: Path) -> None:
+    """The calculator's marks go, the number stands behind the last ####; the abstract belongs to the question."""
+    rows = data.read_rows("gsm8k:test")
+    assert len(rows) == len(data.read_rows("gsm8k")) == 8
+    reasoning = "There are 4 * 6 = 24 rolls.\nAfter the sale 24 - 10 = 14 are left."
+    question = own_rows("gsm8k")[0]["question"]
+    assert rows[0] == Reasoned("0", "test.jsonl line 1", question, "14", reasoning)
+    assert rows[5].answer == "3,000"
+    bare = [*own_rows("gsm8k"), {"question": "How many?", "answer": "#### 3"}, {"question": "Why?", "answer": "So."}]
+    bare.append({"question": "What is ####?", "answer": "#### is a mark.\n#### 4"})
+    write_jsonl(named_data / "gsm8k" / "train.jsonl", bare)
+    dropped: Counter[str] = Counter()
+    rows = data.read_rows("gsm8k", dropped=dropped)
+    assert len(rows) == 9
+    assert (rows[-1].reasoning, rows[-1].answer) == ("#### is a mark.", "4")
+    assert dropped == {"no reasoning before the answer": 2}
+    first, values = data.read_rows("pubmedqa")[0], own_rows("pubmedqa")[0]
+    assert first.question == "\n".join([*values["contexts"], values["question"]])
+    assert (first.id, first.answer, first.reasoning) == (values["id"], values["label"], values["long_answer"])
+
+
+def test_a_shape_for_reasoned_rows(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "r.csv", [{"q": "How many?", "a": 3, "r": "One and two."}])
+    [row] = data.read_rows(str(path), shape=reasoned_shape("q", "a", "r"))
+    assert row == Reasoned("0", "r.csv line 2", "How many?", "3", "One and two.")
+    bad = write_csv(tmp_path / "bad.csv", [{"q": "How many?", "a": 3, "r": " "}])
+    with pytest.raises(UserError, match="no text in column 'r'"):
+        data.read_rows(str(bad), shape=reasoned_shape("q", "a", "r"))
+
+
+def test_puzzles_are_right_the_same_each_time_and_never_on_both_sides() -> None:
+    """Sums and programs are worked again from the numbers of their questions."""
+    train, test = data.read_rows("puzzles"), data.read_rows("puzzles:test")
+    assert train == data.read_rows("puzzles:train")
+    assert not {row.question for row in train} & {row.question for row in test}
+    assert len(train) == 4000
+    assert len(test) > 200
+    for row in [*train, *test]:
+        numbers = [int(number) for number in re.findall(r"\d+", row.question)]
+        if "How many" in row.question:
+            assert int(row.answer) == numbers[0] + numbers[1] - numbers[2] > 0
+        elif "program" in row.question:
+            assert int(row.answer) == numbers[0] * numbers[1] + numbers[2]
+        elif "both others" in row.question:
+            pairs = re.findall(r"(\w+) is \w+ than (\w+)\.", row.question)
+            assert {row.answer} == {left for left, _ in pairs} - {right for _, right in pairs}
+        else:
+            sorts = row.question.split(": ")[1].split("?")[0].split(", ")
+            assert row.answer in sorts
+            assert [sort for sort in sorts if any(thing in row.question.split("Text: ")[1] for thing, _ in SORTS[sort])]
+        assert row.answer in row.reasoning
+
+
+@pytest.mark.parametrize(("source", "role"), [
+    ("emotion", None), ("emotion:train", "train"), ("emotion:val", "dev"), ("emotion:test", "test"),
+    ("hub:name/set", "train"), ("hub:name/set:validation", "dev"), ("hub:name/set:test[:10]", "test"),
+    ("hub:name/set:extra", "extra"), ("test.csv", None),
+])  # fmt: skip
+def test_roles_of_sources(source: str, role: str | None) -> None:
+    assert data.role_of(source) == role
 
 
 def test_a_set_that_is_on_no_hub_says_where_it_is_had(named_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

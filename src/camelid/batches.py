@@ -28,7 +28,7 @@ class Tokens:
     `labels` are class numbers (one, or one a position in `words`), or decimal numbers: a multi-hot line of all classes,
     or one target. `words` are the positions that are answered at (a word's first sub-token), None for one answer a row.
     A text longer than a window goes on in `further` windows; positions count through all of them. `cut` counts words
-    beyond the token limit. Padding reaches at least `width`.
+    beyond the token limit. Padding reaches at least `width`. `weights` multiply the loss of each label; none: 1 each.
     """
 
     id: str
@@ -39,6 +39,7 @@ class Tokens:
     cut: int = 0
     truncated: bool = False
     width: int = 0
+    weights: tuple[float, ...] = ()
 
     @property
     def windows(self) -> list[list[int]]:
@@ -58,7 +59,7 @@ class Batch:
     `labels_N` are class numbers, or (rows, K) targets. `row_N, token_N` are the positions that are answered at, None
     for one answer a row. `row_B` is the row each window belongs to. `counts` holds, per loss term, what its sum is
     divided by, known before the forward; `tokens` counts text tokens. `states_BTD` are the states that enter layer
-    `first_layer`, where the layers below were computed once for all.
+    `first_layer`, where the layers below were computed once for all. `weights_N` multiply the loss of each label.
     """
 
     ids_BT: Tensor
@@ -71,6 +72,7 @@ class Batch:
     tokens: int = 0
     states_BTD: Tensor | None = None
     first_layer: int = 0
+    weights_N: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`."""
@@ -246,7 +248,15 @@ def collate_rows(rows: Sequence[Tokens], pad_id: int) -> Batch:
         row_B=torch.tensor([number for number, _ in windows]) if len(windows) > len(rows) else None,
         counts={"loss": labels_N.numel()},
         tokens=int(mask_BT.sum()),
+        weights_N=_weights(rows),
     )
+
+
+def _weights(rows: Sequence[Tokens]) -> Tensor | None:
+    """The weight of each label of the batch; None where no row has any."""
+    if not any(row.weights for row in rows):
+        return None
+    return torch.tensor([weight for row in rows for weight in row.weights or (1.0,) * len(row.labels)])
 
 
 def _places(rows: Sequence[Tokens]) -> list[tuple[int, int]]:

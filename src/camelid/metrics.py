@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import comb
+from math import comb, erfc, sqrt
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,18 @@ def mcnemar(first_right: Bools, second_right: Bools) -> tuple[int, int, float]:
     differ = first + second
     tail = sum(comb(differ, k) for k in range(min(first, second) + 1)) / 2**differ
     return first, second, min(1.0, 2 * tail)
+
+
+def mcnemar_statistic(first: int, second: int) -> tuple[float, float]:
+    """(chi2, its p with one degree of freedom) of McNemar's test with continuity correction (Edwards 1948).
+
+    chi2 = (|b - c| - 1)^2 / (b + c) for the two numbers of `mcnemar`, whose p is exact; this is what papers print.
+    (0, 1) when the two never differ.
+    """
+    if first + second == 0:
+        return 0.0, 1.0
+    chi2 = max(abs(first - second) - 1, 0) ** 2 / (first + second)
+    return chi2, erfc(sqrt(chi2 / 2))
 
 
 def entities(tags: Sequence[str], *, strict: bool = False) -> set[tuple[str, int, int]]:

@@ -18,11 +18,15 @@ def cross_entropy(model: Any, batch: Batch, weights_C: Tensor | None = None) -> 
 
     `model(batch)` gives logits (N, C), `batch.labels_N` the classes; N counts rows, or answered positions.
     `weights_C` multiplies each row's loss by its class's weight; the count stays that of rows, so weights whose mean
-    over the training rows is 1 keep the size of the loss.
+    over the training rows is 1 keep the size of the loss. So do `batch.weights_N`, where the rows bring their own.
     """
     logits_NC: Tensor = model(batch)
     weights_C = None if weights_C is None else weights_C.to(logits_NC.device)
-    total = functional.cross_entropy(logits_NC.float(), batch.labels_N, weights_C, reduction="sum")
+    if batch.weights_N is None:
+        total = functional.cross_entropy(logits_NC.float(), batch.labels_N, weights_C, reduction="sum")
+    else:
+        each_N = functional.cross_entropy(logits_NC.float(), batch.labels_N, weights_C, reduction="none")
+        total = (each_N * batch.weights_N).sum()
     correct = (logits_NC.detach().argmax(dim=-1) == batch.labels_N).sum().item()
     return {"loss": total}, {"accuracy": float(correct)}
 

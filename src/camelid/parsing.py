@@ -72,6 +72,42 @@ def parse_choice(choices: Sequence[str], aliases: Mapping[str, str] | None = Non
     not "toxic". What the reply negates or quotes is still found, and "A" is also an article: ask for such choices in
     brackets or tags. ValueError for an empty choice, for two that differ only in case, and for an alias of no choice.
     """
+    pattern, names = _find_choices(choices, aliases)
+
+    def parse(text: str) -> Parsed:
+        found = pattern.search(text)
+        if not found or not found.lastindex:
+            return _malformed(text, f"names none of {', '.join(choices)}")
+        return Parsed("value", names[found.lastindex - 1])
+
+    return parse
+
+
+def parse_marked(marker: str, choices: Sequence[str]) -> Parser:
+    """The first of `choices` behind the last `marker`; in a reply without a marker the last one named.
+
+    For replies that reason first and end in "Label: choice". Words are told apart as in `parse_choice`. A marker
+    without a choice behind it has no value: what was named before it was part of the reasoning.
+    """
+    pattern, names = _find_choices(choices)
+    mark = re.compile(re.escape(marker), re.IGNORECASE)
+
+    def parse(text: str) -> Parsed:
+        marks = list(mark.finditer(text))
+        found = list(pattern.finditer(text, marks[-1].end() if marks else 0))
+        chosen = found[0 if marks else -1] if found else None
+        if chosen and chosen.lastindex:
+            return Parsed("value", names[chosen.lastindex - 1])
+        where = f" behind {marker}" if marks else ""
+        return _malformed(text, f"names none of {', '.join(choices)}{where}")
+
+    return parse
+
+
+def _find_choices(
+    choices: Sequence[str], aliases: Mapping[str, str] | None = None
+) -> tuple[re.Pattern[str], list[str]]:
+    """A pattern with a group for each name, and the choice of each group. ValueError as in `parse_choice`."""
     names = {name: name for name in choices} | dict(aliases or {})
     if "" in names or len({name.casefold() for name in choices}) < len(choices):
         raise ValueError(f"choices must be words that differ in more than case: {', '.join(choices)}")
@@ -81,14 +117,7 @@ def parse_choice(choices: Sequence[str], aliases: Mapping[str, str] | None = Non
     either = "|".join("(" + re.escape(name).replace(r"\ ", r"\s+") + ")" for name in spelled)
     letter = r"[^\W_]"
     pattern = re.compile(rf"(?<!{letter})(?<!{letter}[-_])(?:{either})(?!{letter})(?![-_]{letter})", re.IGNORECASE)
-
-    def parse(text: str) -> Parsed:
-        found = pattern.search(text)
-        if not found or not found.lastindex:
-            return _malformed(text, f"names none of {', '.join(choices)}")
-        return Parsed("value", names[spelled[found.lastindex - 1]])
-
-    return parse
+    return pattern, [names[name] for name in spelled]
 
 
 def parse_number(low: int, high: int) -> Parser:

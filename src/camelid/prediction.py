@@ -20,7 +20,7 @@ from camelid.heads import LabelModel, TokenModel
 from camelid.metrics import entities
 from camelid.progress import track
 from camelid.reading import Reading, pad_id, reading_of, tokenise
-from camelid.rows import Labelled, Member, Predicted, Tagged
+from camelid.rows import Explained, Labelled, Member, Predicted, Tagged
 from camelid.runs import read_manifest
 
 BATCH_TOKENS = 1024  # tokens of a prediction batch, padding included: larger ones are not faster on a CPU
@@ -93,8 +93,9 @@ def predict_file(
     The input's columns are kept; `predicted` and `probability_<class>` are added, and for a model of BIO tags
     `entities`, each with its type, text and characters start..end. `text` (or `tokens`, a list of words for a model
     that tags words) names the column to read; the run's own column when absent. Entities of a text column count its
-    characters, those of a words column the characters of the words joined by spaces. `label(folder, rows, base)` labels
-    texts by the run of a method that has a way of its own; it may give the columns themselves, where they are several.
+    characters, those of a words column the characters of the words joined by spaces. A model that writes reasons adds
+    `predicted_reasoning`. `label(folder, rows, base)` labels texts by the run of a method that has a way of its own; it
+    may give the columns themselves, where they are several.
     """
     manifest = read_manifest(folder)
     if manifest["finished"] and "model" not in manifest["stages"]:
@@ -169,7 +170,10 @@ def _tagged(row: Labelled) -> Tagged:
 def _columns(found: Predicted, separator: str) -> dict[str, Any]:
     is_set = isinstance(found.predicted, tuple) and bool(found.probabilities)
     predicted = separator.join(found.predicted) if is_set else found.predicted  # type: ignore[arg-type]
-    return {"predicted": predicted} | {f"probability_{name}": share for name, share in found.probabilities.items()}
+    reasoning = {"predicted_reasoning": found.reasoning} if isinstance(found, Explained) else {}
+    return {"predicted": predicted, **reasoning} | {
+        f"probability_{name}": share for name, share in found.probabilities.items()
+    }
 
 
 def _label(row: Any, logits_C: Tensor, model: Any) -> Predicted:

