@@ -292,7 +292,9 @@ def test_killed_in_the_middle_of_writing(cache: Cache) -> None:
         written |= {int(process.stdout.readline()) for _ in range(draw.randint(1, 150))}
         time.sleep(draw.random() / 100)
         process.send_signal(signal.SIGKILL)
-        written |= {int(line) for line in process.communicate()[0].splitlines(keepends=True) if line.endswith("\n")}
+        rest = process.stdout.read()  # not communicate, which would pass by what readline has read ahead
+        process.wait()
+        written |= {int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")}
         assert process.returncode == -signal.SIGKILL, "it was still writing"
     found = cache.get([f"key {number}" for number in written])
     assert len(found) == len(written) >= 5

@@ -86,8 +86,8 @@ def test_data_says_what_is_at_hand_and_where(camelid: Camelid, named_data: Path,
         ("crowd-tweets", "labels", "train 3, dev 0, test 0"),
         ("emotion", "labels", "train 8, dev 8 (emotion:val), test 8"),
         ("sst2", "labels", "train 8, test 8 (sst2:dev)"),
-        ("wildlife", "labels", "train 8 (wildlife:sharks)"),
         ("tweets", "labels", f"{feminist}, {', '.join(list(tweets.SPLITS.values())[3:])}"),
+        ("wildlife", "labels", "train 8 (wildlife:sharks)"),
         ("wnut17", "tags", "train 8, test (wnut17:dev)"),
     ]
     words = flat(shown.output)
