@@ -201,14 +201,7 @@ def write_page() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=240)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="*", default=[], help="names of contestants to compare with")
-    parser.add_argument("--anyway", action="store_true", help="run on a loaded machine too")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser = paired.make_parser(__doc__, rows=240, epochs=2)
     options = parser.parse_args()
     if options.work:
         return work(options.work, options)

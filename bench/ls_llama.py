@@ -301,15 +301,8 @@ def write_page() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=400)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser = paired.make_parser(__doc__, rows=400, epochs=2)
     parser.add_argument("--test-rows", type=int, default=0, help="also score on so many test rows of emotion")
-    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--only", nargs="*", default=[], help="names of contestants to compare with")
-    parser.add_argument("--anyway", action="store_true", help="run on a loaded machine too")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         return work(options.work, options)

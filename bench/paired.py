@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -110,3 +111,16 @@ def write_between(page: Path, marker: str, text: str) -> None:
     """Replace what stands between the markers of a docs page."""
     pattern = re.compile(rf"(<!-- FIGURES:{marker} -->\n).*?(<!-- /FIGURES:{marker} -->)", re.DOTALL)
     page.write_text(pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page.read_text("utf-8")), "utf-8")
+
+
+def make_parser(doc: str | None, rows: int, epochs: int) -> argparse.ArgumentParser:
+    """The options of every bench of training; `--seed` and `--work` are for the processes of its rounds."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=rows)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="*", default=[], help="names of contestants to compare with")
+    parser.add_argument("--anyway", action="store_true", help="run on a loaded machine too")
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    return parser
