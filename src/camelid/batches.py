@@ -60,6 +60,7 @@ class Batch:
     for one answer a row. `row_B` is the row each window belongs to. `counts` holds, per loss term, what its sum is
     divided by, known before the forward; `tokens` counts text tokens. `states_BTD` are the states that enter layer
     `first_layer`, where the layers below were computed once for all. `weights_N` multiply the loss of each label.
+    `branch_BT, position_BT` are there where answers stand behind a prompt they share (`answers.collate_answers`).
     """
 
     ids_BT: Tensor
@@ -73,6 +74,8 @@ class Batch:
     states_BTD: Tensor | None = None
     first_layer: int = 0
     weights_N: Tensor | None = None
+    branch_BT: Tensor | None = None
+    position_BT: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`."""

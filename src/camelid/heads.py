@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from camelid.batches import Batch
-from camelid.surgery.attention_mask import Attention, build_mask
+from camelid.surgery.attention_mask import Attention, branch_mask, build_mask
 from camelid.surgery.depth import run_layers
 from camelid.surgery.packing import pack_rows
 
@@ -154,6 +154,54 @@ class TokenModel(nn.Module):
         return {"kind": "token", "classes": self.classes, "sight": asdict(self.sight)}
 
 
+class ValueModel(nn.Module):
+    """Numbers at the batch's N answered positions, values_NK: rewards of whole answers at their ends, by attribute.
+
+    values = hidden W^T + b on the states after the final norm, in float32 (Wang 2024, arXiv 2410.01257). `weights` say
+    how the attributes add up to one reward, and `mean` and `std` what is taken from it and what it is divided by.
+    """
+
+    origin: dict[str, Any]
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        attributes: Sequence[str],
+        sight: Sight,
+        *,
+        weights: Sequence[float] = (),
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.attributes = list(attributes)
+        self.sight = sight
+        self.weights = list(weights) or [1.0] * len(self.attributes)
+        self.mean, self.std = mean, std
+        self.head = _linear(trunk, len(self.attributes), bias=True)
+
+    @property
+    def body(self) -> Any:
+        """What full training trains beside the head."""
+        return self.trunk
+
+    def forward(self, batch: Batch) -> Tensor:
+        """values_NK in float32, as they are trained."""
+        hidden_ND = answered_states(run_trunk(self.trunk, self.sight, batch), batch)
+        with in_float32(hidden_ND):
+            return self.head(hidden_ND.float())
+
+    def reward(self, values_NK: Tensor) -> Tensor:
+        """reward_N: the weighted sum of the attributes, centred and scaled."""
+        return (values_NK @ values_NK.new_tensor(self.weights) - self.mean) / self.std
+
+    def settings(self) -> dict[str, Any]:
+        """What `models.load_handle` needs to build this module again."""
+        values = {"attributes": self.attributes, "weights": self.weights, "mean": self.mean, "std": self.std}
+        return {"kind": "value", **values, "sight": asdict(self.sight)}
+
+
 class LanguageModel(nn.Module):
     """A decoder with its language-model head: logits_NV at the batch's N answered positions, and nowhere else.
 
@@ -179,8 +227,11 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """logits_NV in float32."""
-        hidden_ND = answered_states(run_trunk(self.trunk, self.sight, batch), batch)
-        return self.lm.get_output_embeddings()(hidden_ND).float()
+        return self.lm.get_output_embeddings()(self.states(batch)).float()
+
+    def states(self, batch: Batch) -> Tensor:
+        """hidden_ND that the head reads."""
+        return answered_states(run_trunk(self.trunk, self.sight, batch), batch)
 
     def settings(self) -> dict[str, Any]:
         """What `models.load_handle` needs to build this module again."""
@@ -192,15 +243,19 @@ def run_trunk(trunk: Any, sight: Sight, batch: Batch) -> Tensor:
 
     A batch that brings the states entering layer `first_layer` is run from there.
     """
-    ids, states, position = batch.ids_BT, batch.states_BTD, None
+    ids, states, position = batch.ids_BT, batch.states_BTD, batch.position_BT
     mask_BT = read_mask(batch.mask_BT, sight.reads_padding and sight.attention == "bidirectional")
-    packing = pack_rows(mask_BT, sight.pack_tokens) if sight.pack_tokens else None
+    packing = pack_rows(mask_BT, sight.pack_tokens) if sight.pack_tokens and batch.branch_BT is None else None
     if packing:
         ids, position = packing.lay(ids), packing.position_LS
         states = None if states is None else packing.lay(states)
     for first, last, attention in attention_spans(sight, trunk.config.num_hidden_layers):
         if last > batch.first_layer:
-            mask = packing.mask(attention) if packing else build_mask(mask_BT, attention)
+            if batch.branch_BT is not None:
+                assert attention == "causal", "answers that share a prompt are read causally"
+                mask = branch_mask(batch.branch_BT)
+            else:
+                mask = packing.mask(attention) if packing else build_mask(mask_BT, attention)
             states = run_layers(trunk, max(first, batch.first_layer), last, ids, states, mask, position)
     assert states is not None
     return packing.lift(states) if packing else states
@@ -274,14 +329,14 @@ def load_head(model: nn.Module, folder: Path) -> None:
         head.load_state_dict(load_file(folder / "head.safetensors"))
 
 
-def build_head(settings: dict[str, Any], trunk: nn.Module) -> LabelModel | TokenModel | LanguageModel:
+def build_head(settings: dict[str, Any], trunk: nn.Module) -> LabelModel | TokenModel | ValueModel | LanguageModel:
     """The model that `settings` describe around a trunk (a whole language model for "language"), its head fresh.
 
     `settings` hold "kind" and what that class takes, as plain values; "sight" and "rescaling" are dictionaries of what
     differs from their defaults. `model.settings()` gives them in full.
     """
     values = json.loads(json.dumps(settings))
-    kinds: dict[str, Any] = {"label": LabelModel, "token": TokenModel, "language": LanguageModel}
+    kinds: dict[str, Any] = {"label": LabelModel, "token": TokenModel, "value": ValueModel, "language": LanguageModel}
     kind = kinds[values.pop("kind")]
     values["sight"] = Sight(**values.get("sight", {}))
     if "rescaling" in values:

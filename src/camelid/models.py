@@ -20,7 +20,7 @@ from torch import nn
 from camelid import bases, runs
 from camelid.bases import Base, Precision
 from camelid.errors import UserError
-from camelid.heads import LabelModel, LanguageModel, TokenModel, build_head, load_head, save_head
+from camelid.heads import LabelModel, LanguageModel, TokenModel, ValueModel, build_head, load_head, save_head
 from camelid.networks import FeatureModel
 from camelid.reading import Reading
 from camelid.recipe import Plan
@@ -56,6 +56,20 @@ def language_model(base: Base, settings: dict[str, Any], plan: Plan, start: Path
     model: Any = build_head({"kind": "language"} | _packed(settings, plan), lm)
     _check_spans(model, base)
     make_trainable(model, base, plan, start)
+    return model
+
+
+def value_model(base: Base, settings: dict[str, Any], plan: Plan, start: Path | None = None) -> ValueModel:
+    """A model of rewards ready to train, as `label_model`.
+
+    `start` is the folder of a language model, whose adapter is gone on with, or of a value model, whose head is too.
+    """
+    torch.manual_seed(plan.seed)
+    trunk = bases.load_trunk(base, _precision_of_frozen(plan))
+    model: Any = build_head({"kind": "value"} | settings, trunk).to(bases.device())
+    make_trainable(model, base, plan, start)
+    if start is not None and (start / "head.safetensors").is_file():
+        load_head(model, start)
     return model
 
 

@@ -134,13 +134,17 @@ class Flagged:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to one conversation, of which the first was preferred. `prompt` ends with a user's turn."""
+    """Two answers to one conversation, of which the first was preferred. `prompt` ends with a user's turn.
+
+    `strength` says how much better it is, on a scale that begins at 1 (slightly); 1 where nobody said.
+    """
 
     id: str
     origin: str
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ def _step(
         for term, count in batch.counts.items():
             totals[term] = totals.get(term, 0) + count
     first = next(iter(totals))
-    sums: dict[str, float] = dict.fromkeys(totals, 0.0)
+    sums: dict[str, float] = {}
     low = accelerator.unwrap_model(module).precision == "bfloat16"
     own = list(micro[accelerator.process_index :: accelerator.num_processes])
     # everybody goes backward equally often, or the others would wait for ever: whoever has too few repeats for nothing
@@ -270,7 +270,7 @@ def _step(
     norm = torch.as_tensor(accelerator.clip_grad_norm_(module.parameters(), clip)).item()
     if not math.isfinite(norm) or not all(map(math.isfinite, result.values())):
         raise UserError(
-            f"the loss is no longer finite at step {step + 1} (loss {result[first]}, gradient norm {norm})",
+            f"the loss is no longer finite at step {step + 1} (loss {next(iter(result.values()))}, norm {norm})",
             "Lower plan.learning_rate; the state of the last checkpoint is kept.",
         )
     optimizer.step()

@@ -32,6 +32,18 @@ def build_mask(mask_BT: Tensor, attention: Attention) -> Tensor | None:
     return (allowed_BTT | torch.eye(length, dtype=torch.bool, device=mask_BT.device))[:, None]
 
 
+def branch_mask(branch_BT: Tensor) -> Tensor:
+    """Boolean (B, 1, T, T) for prompts with their answers laid behind them, each in a branch of its own.
+
+    `branch_BT` is 0 on the prompt, 1, 2, ... on the answers and -1 on padding behind them. A token reads the prompt
+    and its own branch up to itself: what it would read if its answer stood alone.
+    """
+    length = branch_BT.shape[1]
+    key_B1T, query_BT1 = branch_BT[:, None, :], branch_BT[:, :, None]
+    causal_TT = torch.ones(length, length, dtype=torch.bool, device=branch_BT.device).tril()
+    return (((key_B1T == 0) | (key_B1T == query_BT1)) & causal_TT)[:, None]
+
+
 def tree_mask(parents: Sequence[int], front: int) -> Tensor:
     """Boolean (1, 1, N, front + N) for trees of tokens that are laid behind each other in one line.
 

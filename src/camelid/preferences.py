@@ -1,0 +1,116 @@
+"""Training and measuring on pairs of answers: batches, a reference's log-probabilities, rewards, who wins."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from camelid.answers import AnswerBatch, Answered, collate_answers, collate_ends
+from camelid.batches import EpochBatches, sorted_batches
+from camelid.logprobs import answer_logprobs
+from camelid.prediction import BATCH_TOKENS
+from camelid.processes import count_processes
+from camelid.progress import track
+from camelid.recipe import Plan
+from camelid.rows import Predicted
+from camelid.training import autocast
+
+Collate = Callable[..., AnswerBatch]
+ORDER = ("first", "second")
+
+
+def over_answers(rows: Sequence[Answered], plan: Plan, pad_id: int, collate: Collate = collate_answers) -> EpochBatches:
+    """Training batches of prompts with their answers, in length buckets; `collate_ends` for rewards."""
+    return EpochBatches(
+        lengths=tuple(row.size for row in rows),
+        collate=lambda indices: collate([rows[index] for index in indices], pad_id),
+        epochs=plan.epochs,
+        batch_rows=plan.batch_rows,
+        accumulate=plan.accumulate * count_processes(),
+        seed=plan.seed,
+    )
+
+
+def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> Any:
+    """Summed log-probabilities in nats of each row's answers, (rows, answers), all rows having as many."""
+    return _measure(model, rows, pad_id, collate_answers, answer_logprobs, what)
+
+
+def measure_rewards(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "rewards") -> Any:
+    """Rewards of each row's answers under a value model, (rows, answers)."""
+    return _measure(model, rows, pad_id, collate_ends, lambda model, batch: model.reward(model(batch)), what)
+
+
+def with_reference(rows: Sequence[Answered], logprobs_PS: Any) -> list[Answered]:
+    """The rows with the log-probabilities of a reference as their answers' values."""
+    lines = np.asarray(logprobs_PS, dtype=float).tolist()
+    return [replace(row, values=tuple((value,) for value in line)) for row, line in zip(rows, lines, strict=True)]
+
+
+def mismatch(rows: Sequence[Answered]) -> list[Answered]:
+    """Each row's own first answer, and as its second that of the next row: what `objectives.kto` compares with."""
+    following = [*rows[1:], *rows[:1]]
+    return [
+        replace(row, answers=(row.answers[0], other.answers[0])) for row, other in zip(rows, following, strict=True)
+    ]
+
+
+def prefer(row_id: str, values: Sequence[float], seed: int) -> Predicted:
+    """Which of two answers, the better one given first, has the larger value: they are shown in a drawn order.
+
+    Equal values go to the one that is shown first, so that ties are right half of the time.
+    """
+    turned = random.Random(f"{seed} order {row_id}").random() < 0.5
+    return Predicted(row_id, ORDER[turned], ORDER[find_best(values[::-1] if turned else values)], {})
+
+
+def find_best(values: Sequence[float]) -> int:
+    """The place of the largest value, of equal ones the first."""
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def build_pair(
+    texts: Sequence[str], rewards: Sequence[float], draw: random.Random, *, margin: float = 0.0, worst: bool = False
+) -> tuple[int, int] | tuple[str, None]:
+    """(chosen, rejected) as places, or (reason, None): argmax, and a drawn one of the other texts, or the `worst`.
+
+    Equal texts count once, and `margin` is the least difference of reward.
+    """
+    if max(rewards) == min(rewards):
+        return "all rewards are equal", None
+    best = find_best(rewards)
+    first = {text: place for place, text in reversed(list(enumerate(texts)))}
+    others = sorted(place for text, place in first.items() if text != texts[best])
+    others = [place for place in others if rewards[best] - rewards[place] >= margin]
+    if not others:
+        return "no other text is so much worse", None
+    return best, min(others, key=rewards.__getitem__) if worst else draw.choice(others)
+
+
+def _measure(
+    model: Any,
+    rows: Sequence[Answered],
+    pad_id: int,
+    collate: Collate,
+    measure: Callable[[Any, AnswerBatch], torch.Tensor],
+    what: str,
+) -> Any:
+    """What `measure` finds of every answer, in batches of similar length, in the precision the model is trained in."""
+    found: list[Any] = [None] * len(rows)
+    training = model.training
+    model.eval()
+    precision, device = model.origin["precision"], next(model.parameters()).device
+    with torch.no_grad(), autocast(model, precision), track(what, len(rows)) as advance:
+        for indices in sorted_batches([row.size for row in rows], BATCH_TOKENS):
+            batch = collate([rows[index] for index in indices], pad_id).to(device)
+            values = iter(measure(model, batch).float().cpu().tolist())
+            for index in indices:
+                found[index] = [next(values) for _ in rows[index].answers]
+            advance(len(indices))
+    model.train(training)
+    return np.array(found, dtype=np.float32)
