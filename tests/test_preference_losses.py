@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import make_model
+from conftest import make_model
 from torch import Tensor
 
 from camelid import objectives
-from camelid.answers import Answered, collate_answers, collate_ends
+from camelid.branches import Answered, collate_answers, collate_ends
 from camelid.errors import UserError
 from camelid.heads import LanguageModel, Sight, ValueModel
 from camelid.logprobs import answer_logprobs, token_logprobs
@@ -224,7 +224,8 @@ def test_bradley_terry_is_trl_s(shares_prompt: bool, folders: tuple[Path, Path],
     """
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from trl import RewardConfig, RewardTrainer
+    from trl.trainer.reward_config import RewardConfig
+    from trl.trainer.reward_trainer import RewardTrainer
 
     theirs = AutoModelForSequenceClassification.from_pretrained(folders[0], num_labels=1, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folders[0])
@@ -250,7 +251,7 @@ def test_bradley_terry_is_trl_s(shares_prompt: bool, folders: tuple[Path, Path],
     ours = ValueModel(load(folders[0]).model, ["reward"], Sight())
     ours.head.weight.data.copy_(theirs.score.weight.data)
     laid = collate_ends(rows, 0, shares_prompt=shares_prompt)
-    expected = trainer.compute_loss(theirs, batch)
+    expected: Any = trainer.compute_loss(theirs, batch)
     expected.backward()
     found = objectives.rewards(objectives.margin_bradley_terry)(ours, laid)[0]["loss"] / 3
     found.backward()
@@ -259,6 +260,7 @@ def test_bradley_terry_is_trl_s(shares_prompt: bool, folders: tuple[Path, Path],
     for name, parameter in ours.trunk.named_parameters():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
     torch.testing.assert_close(ours.head.weight.grad, theirs.score.weight.grad, rtol=1e-4, atol=1e-5)
+    assert ours.head.bias.grad is not None
     assert ours.head.bias.grad.abs().max() < 1e-6  # a constant does not move a difference
 
 
@@ -342,10 +344,8 @@ def test_log_complement_at_both_ends() -> None:
 def test_masked_ratings_do_not_count() -> None:
     """What is predicted where no rating is known changes neither loss nor gradient; counts are the known ones."""
     nan = math.nan
-    rows = [
-        Answered("a", [1, 2], ([3],), values=((2.0, nan, nan, 1.0, nan),)),
-        Answered("b", [1], ([4],), values=((nan, nan, 3.0, 0.0, nan),)),
-    ]
+    known = ((2.0, nan, nan, 1.0, nan), (nan, nan, 3.0, 0.0, nan))
+    rows = [Answered(name, [1, 2], ([3],), values=(values,)) for name, values in zip("ab", known, strict=True)]
     batch = collate_ends(rows, 0)
     assert batch.counts["rated"] == 4
     results = []
@@ -384,9 +384,8 @@ def test_another_answer_changes_nothing(folders: tuple[Path, Path]) -> None:
     model = LanguageModel(load(folders[0]), Sight())
     answers = ([5, 6, 7], [8], [9, 10, 11, 12, 13])
     with torch.no_grad():
-        alone = [
-            answer_logprobs(model, collate_answers([Answered("a", [1, 2, 3], (one,))], 0)).item() for one in answers
-        ]
+        rows = [[Answered("a", [1, 2, 3], (one,))] for one in answers]
+        alone = [answer_logprobs(model, collate_answers(row, 0)).item() for row in rows]
         row, long = Answered("a", [1, 2, 3], answers), Answered("b", [4] * 30, ([5] * 9,))
         turned = Answered("c", [1, 2, 3], answers[::-1])
         found = answer_logprobs(model, collate_answers([row, long, turned], 0)).tolist()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import accumulate as running_sums
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class Batch:
     for one answer a row. `row_B` is the row each window belongs to. `counts` holds, per loss term, what its sum is
     divided by, known before the forward; `tokens` counts text tokens. `states_BTD` are the states that enter layer
     `first_layer`, where the layers below were computed once for all. `weights_N` multiply the loss of each label.
-    `branch_BT, position_BT` are there where answers stand behind a prompt they share (`answers.collate_answers`).
+    `branch_BT, position_BT` are there where answers stand behind a prompt they share (`branches.collate_answers`).
     """
 
     ids_BT: Tensor
@@ -77,7 +77,7 @@ class Batch:
     branch_BT: Tensor | None = None
     position_BT: Tensor | None = None
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})

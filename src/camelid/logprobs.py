@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from camelid.answers import AnswerBatch
 from camelid.batches import Batch
+from camelid.branches import AnswerBatch
 from camelid.heads import LanguageModel
 
 CHUNK = 128  # positions whose logits are held at once

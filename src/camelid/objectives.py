@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from camelid.answers import AnswerBatch
 from camelid.batches import Batch
+from camelid.branches import AnswerBatch
 from camelid.errors import UserError
 from camelid.logprobs import answer_logprobs
 

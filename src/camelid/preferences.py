@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from camelid.answers import AnswerBatch, Answered, collate_answers, collate_ends
 from camelid.batches import EpochBatches, sorted_batches
+from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends
 from camelid.logprobs import answer_logprobs
 from camelid.prediction import BATCH_TOKENS
 from camelid.processes import count_processes

@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
-from camelid import bases
-from camelid.answers import Answered, collate_answers, collate_ends, encode_all, encode_preference
-from camelid.bases import Base
 from camelid.batches import collate_rows
+from camelid.branches import Answered, collate_answers, collate_ends, encode_all, encode_preference
 from camelid.reading import tell_answer
 from camelid.rows import Message, Preference
 from camelid.surgery.attention_mask import branch_mask
 
 
 @pytest.fixture(scope="module")
-def base(tiny_model: Path) -> Base:
-    return bases.open_base(str(tiny_model))
+def tokenizer(tiny_model: Path) -> Any:
+    made = AutoTokenizer.from_pretrained(tiny_model)
+    made.chat_template = CHATML.replace("</s>", made.eos_token)
+    return made
+
+
+CHATML = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 def preference(chosen: str, rejected: str, question: str = "Is the queue long?") -> Preference:
     return Preference("1", "a.csv line 1", (Message("user", question),), chosen, rejected, strength=2.0)
 
 
-def test_tokens_are_those_of_cross_entropy(base: Base) -> None:
+def test_tokens_are_those_of_cross_entropy(tokenizer: Any) -> None:
     """Each answer's tokens and the positions that predict them are those of one conversation alone."""
     row = preference("Yes, very.", "No")
-    encoded = encode_preference(base.tokenizer, row)
+    encoded = encode_preference(tokenizer, row)
     assert encoded is not None
     assert (encoded.strength, encoded.cut) == (2.0, 0)
     batch = collate_answers([encoded], 0, shares_prompt=False)
-    told = [tell_answer(base.tokenizer, row.prompt, text, ended=True) for text in (row.chosen, row.rejected)]
+    told = [tell_answer(tokenizer, row.prompt, text, ended=True) for text in (row.chosen, row.rejected)]
     expected = collate_rows(told, 0)
     torch.testing.assert_close(batch.labels_N, expected.labels_N)
     torch.testing.assert_close(batch.token_N, expected.token_N)
@@ -42,31 +50,31 @@ def test_tokens_are_those_of_cross_entropy(base: Base) -> None:
     assert batch.counts == {"loss": 1, "answers": 2, "chosen": sizes[0], "tokens": sum(sizes)}
 
 
-def test_ends_are_the_ends_of_turns(base: Base) -> None:
+def test_ends_are_the_ends_of_turns(tokenizer: Any) -> None:
     """The scored token closes the assistant's turn; it is not the newline that a template writes behind it."""
-    encoded = encode_preference(base.tokenizer, preference("Yes, very.", "No"))
+    encoded = encode_preference(tokenizer, preference("Yes, very.", "No"))
     assert encoded is not None
     for shares in (True, False):
         batch = collate_ends([encoded], 0, shares_prompt=shares)
         ends = batch.ids_BT[batch.row_N, batch.token_N].tolist()
-        assert ends == [base.tokenizer.eos_token_id] * 2
+        assert ends == [tokenizer.eos_token_id] * 2
 
 
-def test_a_prompt_loses_its_beginning_and_an_answer_nothing(base: Base) -> None:
+def test_a_prompt_loses_its_beginning_and_an_answer_nothing(tokenizer: Any) -> None:
     row = preference("Yes, very.", "No", "word " * 40)
-    whole = encode_preference(base.tokenizer, row)
+    whole = encode_preference(tokenizer, row)
     assert whole is not None
     most = len(whole.prompt) + len(whole.answers[0]) - 5
-    cut = encode_preference(base.tokenizer, row, most)
+    cut = encode_preference(tokenizer, row, most)
     assert cut is not None
     assert cut.prompt == whole.prompt[5:]
     assert cut.cut == 5
     assert cut.answers == whole.answers
 
 
-def test_what_teaches_nothing_is_left_out_and_counted(base: Base) -> None:
+def test_what_teaches_nothing_is_left_out_and_counted(tokenizer: Any) -> None:
     rows = [preference("Yes", "No"), preference("Yes", "Yes"), preference("word " * 90, "No")]
-    kept, counts = encode_all(base.tokenizer, rows, 120)
+    kept, counts = encode_all(tokenizer, rows, 120)
     assert len(kept) == 1
     assert counts == {
         "pairs whose answers are the same": 1,
