@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
 from torch import Tensor
 
 from camelid import objectives
@@ -19,6 +18,7 @@ from camelid.errors import UserError
 from camelid.heads import LanguageModel, Sight, ValueModel
 from camelid.logprobs import answer_logprobs, token_logprobs
 from camelid.preferences import mismatch, with_reference
+from conftest import make_model
 
 ROWS = [
     {"prompt": "The queue again", "chosen": " made me smile", "rejected": " is a complete disgrace, I think"},

@@ -31,6 +31,7 @@ _HOMES = {
     "predict": "camelid.prediction",
     "predict_with": "camelid.prediction",
     "Guard": "camelid.guard",
+    "RewardModel": "camelid.reward_model",
     "run": "camelid.methods",
     "LabelClassifier": "camelid.estimators",
     "TokenClassifier": "camelid.estimators",

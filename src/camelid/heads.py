@@ -188,9 +188,22 @@ class ValueModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """values_NK in float32, as they are trained."""
-        hidden_ND = answered_states(run_trunk(self.trunk, self.sight, batch), batch)
+        hidden_ND = self.states(batch)
         with in_float32(hidden_ND):
             return self.head(hidden_ND.float())
+
+    def states(self, batch: Batch) -> Tensor:
+        """hidden_ND that the head reads."""
+        return answered_states(run_trunk(self.trunk, self.sight, batch), batch)
+
+    def merge_attributes(self) -> None:
+        """One output in place of several, their sum by `weights`: the reward, of which training on pairs can go on."""
+        merged = _linear(self.trunk, 1, bias=True).to(self.head.weight.device)
+        with torch.no_grad():
+            weights_1K = self.head.weight.new_tensor([self.weights])
+            merged.weight.copy_(weights_1K @ self.head.weight)
+            merged.bias.copy_(weights_1K @ self.head.bias)
+        self.head, self.attributes, self.weights = merged, ["reward"], [1.0]
 
     def reward(self, values_NK: Tensor) -> Tensor:
         """reward_N: the weighted sum of the attributes, centred and scaled."""

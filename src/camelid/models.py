@@ -59,15 +59,18 @@ def language_model(base: Base, settings: dict[str, Any], plan: Plan, start: Path
     return model
 
 
-def value_model(base: Base, settings: dict[str, Any], plan: Plan, start: Path | None = None) -> ValueModel:
-    """A model of rewards ready to train, as `label_model`.
+def value_model(base: Base, settings: dict[str, Any], plan: Plan | None, start: Path | None = None) -> ValueModel:
+    """A model of rewards ready to train, as `label_model`; without a plan only its head is there to be fitted.
 
     `start` is the folder of a language model, whose adapter is gone on with, or of a value model, whose head is too.
     """
-    torch.manual_seed(plan.seed)
-    trunk = bases.load_trunk(base, _precision_of_frozen(plan))
-    model: Any = build_head({"kind": "value"} | settings, trunk).to(bases.device())
-    make_trainable(model, base, plan, start)
+    torch.manual_seed(plan.seed if plan else 0)
+    precision = _precision_of_frozen(plan) if plan else bases.resolve_precision("auto")
+    model: Any = build_head({"kind": "value"} | settings, bases.load_trunk(base, precision)).to(bases.device())
+    if plan:
+        make_trainable(model, base, plan, start)
+    else:
+        model.origin = _origin_of(base, "head", precision)
     if start is not None and (start / "head.safetensors").is_file():
         load_head(model, start)
     return model
@@ -82,12 +85,17 @@ def make_trainable(model: Any, base: Base, plan: Plan, start: Path | None) -> No
     take_gradients_in_float32(model.trunk)
     if start is not None:
         _load_weights(model, start, plan.tuning)
-    model.origin = {
+    model.origin = _origin_of(base, plan.tuning, bases.resolve_precision(plan.precision))
+
+
+def _origin_of(base: Base, tuning: str, precision: str) -> dict[str, Any]:
+    """What handle.json says of where a model comes from."""
+    return {
         "base": base.spec,
         "revision": base.revision,
         "base_sha256": bases.fingerprint(base),
-        "tuning": plan.tuning,
-        "precision": bases.resolve_precision(plan.precision),
+        "tuning": tuning,
+        "precision": precision,
     }
 
 
@@ -153,16 +161,33 @@ def load_handle(folder: Path, base: str | None = None) -> tuple[Any, Base]:
         return _load_network(origin, folder, base)
     opened = bases.open_base(base or origin["base"], None if base else origin["revision"])
     _check_base(opened, origin, folder)
+    config = LoraConfig.from_pretrained(str(folder)) if origin["tuning"] == "lora" else None
+    model = _rebuild(origin, opened, config)
+    if origin["tuning"] != "head":
+        _load_weights(model, folder, origin["tuning"])
+    load_head(model, folder)
+    return model.eval(), opened
+
+
+def _rebuild(origin: dict[str, Any], opened: Base, config: Any) -> Any:
+    """The module that handle.json describes, around its base's weights, with an empty adapter of the `config`."""
     load = bases.load_lm if origin["settings"]["kind"] == "language" else bases.load_trunk
     model: Any = build_head(origin["settings"], load(opened, origin["precision"])).to(bases.device())
-    if origin["tuning"] == "lora":
-        _add_adapter(model, LoraConfig.from_pretrained(folder))  # type: ignore[arg-type]
-    else:
+    if config is not None:
+        _add_adapter(model, config)
+    elif origin["tuning"] == "full":
         model.body.float()
-    _load_weights(model, folder, origin["tuning"])
-    load_head(model, folder)
     model.origin = {name: value for name, value in origin.items() if name != "settings"}
-    return model.eval(), opened
+    return model
+
+
+def with_adapter(folder: Path, config: Any, tensors: dict[str, Any]) -> Any:
+    """The trained model in `folder`, with another adapter in place of its own."""
+    origin = json.loads((folder / "handle.json").read_text(encoding="utf-8"))
+    model = _rebuild(origin, bases.open_base(origin["base"], origin["revision"]), config)
+    _fill_adapter(model, tensors)
+    load_head(model, folder)
+    return model
 
 
 def _load_network(origin: dict[str, Any], folder: Path, base: str | None) -> tuple[Any, Any]:
@@ -256,7 +281,11 @@ def _save_adapter(model: Any, folder: Path) -> None:
 
 
 def _load_adapter(model: Any, folder: Path) -> None:
-    saved = load_file(folder / "adapter_model.safetensors", device=str(bases.device()))
+    _fill_adapter(model, load_file(folder / "adapter_model.safetensors", device=str(bases.device())))
+
+
+def _fill_adapter(model: Any, saved: dict[str, Any]) -> None:
+    saved = dict(saved)
     with torch.no_grad():
         for name, parameter in model.trunk.named_parameters():
             if "lora_" in name:

@@ -183,6 +183,17 @@ def kto(beta: float, desirable: float = 1.0, undesirable: float = 1.0) -> Callab
     return objective
 
 
+def leave_one_out(rewards_PG: Tensor) -> Tensor:
+    """advantages_PG: each sample's reward minus the mean of the other samples of its prompt (Kool 2019; RLOO).
+
+    Not divided by a deviation. Raises UserError for a single sample, which has no others.
+    """
+    samples = rewards_PG.shape[1]
+    if samples < 2:
+        raise UserError("one sample a prompt has no others to be compared with", "Draw at least two.")
+    return (rewards_PG - rewards_PG.mean(dim=1, keepdim=True)) * samples / (samples - 1)
+
+
 def log_odds(logprobs: Tensor) -> Tensor:
     """log p - log(1 - p) from log p < 0."""
     return logprobs - log_complement(logprobs)

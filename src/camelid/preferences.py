@@ -46,6 +46,11 @@ def measure_rewards(model: Any, rows: Sequence[Answered], pad_id: int, what: str
     return _measure(model, rows, pad_id, collate_ends, lambda model, batch: model.reward(model(batch)), what)
 
 
+def measure_states(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "states") -> Any:
+    """States at the end of each row's answers, which a value model's head reads, (rows, answers, D)."""
+    return _measure(model, rows, pad_id, collate_ends, lambda model, batch: model.states(batch), what)
+
+
 def with_reference(rows: Sequence[Answered], logprobs_PS: Any) -> list[Answered]:
     """The rows with the log-probabilities of a reference as their answers' values."""
     lines = np.asarray(logprobs_PS, dtype=float).tolist()

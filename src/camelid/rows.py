@@ -148,6 +148,17 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer to a conversation and its ratings by attribute; one that is absent is unknown."""
+
+    id: str
+    origin: str
+    prompt: tuple[Message, ...]
+    answer: str
+    ratings: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A text or numbers, the bag it is in ("" for none), and whether it is positive, where somebody knows."""
 
@@ -212,12 +223,12 @@ class Reasoned:
 
 
 Row = (
-    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Member | Bag | Pair | Compared
-    | Reasoned
+    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Rated | Member | Bag | Pair
+    | Compared | Reasoned
 )  # fmt: skip
 _KINDS = (
-    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Member, Bag, Pair, Compared,
-    Reasoned,
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Rated, Member, Bag, Pair,
+    Compared, Reasoned,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

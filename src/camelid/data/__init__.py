@@ -23,10 +23,10 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Reasoned, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Rated, Reasoned, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member | Reasoned
+AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Rated | Member | Reasoned
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
@@ -34,6 +34,7 @@ KINDS = {
     Asked: "questions",
     Flagged: "flags",
     Preference: "pairs",
+    Rated: "ratings",
     Member: "bagged labels",
     Reasoned: "reasoned answers",
 }
@@ -218,7 +219,7 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(f"{row.task} {answer}" for answer in row.answers)
     if isinstance(row, Flagged):
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
-    if isinstance(row, Preference | Reasoned):
+    if isinstance(row, Preference | Rated | Reasoned):
         return ()
     if isinstance(row, Member):
         return () if row.positive is None else ("positive" if row.positive else "negative",)
@@ -291,7 +292,7 @@ def places_of(name: str) -> dict[str, str]:
     splits = named.SPLITS.values()
     if hasattr(named, "MAKERS"):
         return dict.fromkeys(splits, "made")
-    if not hasattr(named, "read_local_or_hub") and not hasattr(named, "read_local"):
+    if not any(hasattr(named, name) for name in ("read_local_or_hub", "read_local", "FILES")):
         return dict.fromkeys(splits, "embedded")  # what a set imports says where its rows can come from
     root = os.environ.get("CAMELID_DATA")
     given = getattr(named, "FILES", {})

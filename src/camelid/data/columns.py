@@ -13,10 +13,11 @@ from typing import Any
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Message, Preference, Reasoned, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Message, Preference, Rated, Reasoned, Tagged
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
+MOST_STRENGTH, MOST_RATING, UNKNOWN = 3, 4, -100  # of a preference, of a rating, and of nothing (HelpSteer2's scales)
 FILL_IN = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
 
 
@@ -176,6 +177,64 @@ def preference_shape(prompt: str, chosen: str, rejected: str) -> Shape:
         return Preference(row_id, origin, (Message("user", question),), good, bad)
 
     return Shape(Preference, convert, (prompt, chosen, rejected), "the recipe's fields for columns")
+
+
+def strength_shape(prompt: str, first: str, second: str, strength: str = "") -> Shape:
+    """A question and two answers, and how much the second is better than the first: below 0 the first one is.
+
+    Without a column of the `strength` the first is the better one, by 1. An answer may be empty. A strength of 0, or of
+    more than 3 (HelpSteer2 writes -100 where neither answer is valid), names no better answer: such rows may be left
+    out as missing ones.
+    """
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Preference | Problem:
+        question, texts = text_in(values, prompt), [_answer_in(values, column) for column in (first, second)]
+        size = _number_in(values, strength) if strength else -1.0
+        if problem := _first_problem(question, *texts, size):
+            return problem
+        number = float(size)  # type: ignore[arg-type]
+        if number == 0 or abs(number) > MOST_STRENGTH:
+            what = f"column {strength!r} names no better answer"
+            return Problem(what, "Leave such rows out: --set data.missing=drop", missing=True, detail=f"{number:g}")
+        chosen, rejected = texts if number < 0 else texts[::-1]
+        return Preference(row_id, origin, (Message("user", str(question)),), str(chosen), str(rejected), abs(number))
+
+    columns = (prompt, first, second, *([strength] if strength else []))
+    return Shape(Preference, convert, columns, "the recipe's fields for columns")
+
+
+def rated_shape(prompt: str, answer: str, attributes: Sequence[str]) -> Shape:
+    """A question, an answer and its ratings from 0 to 4; -100 and an empty cell are unknown."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Rated | Problem:
+        found = {name: _rating_in(values, name) for name in attributes if not is_missing(values.get(name))}
+        question, text = text_in(values, prompt), _answer_in(values, answer)
+        if problem := _first_problem(question, text, *found.values()):
+            return problem
+        ratings = {name: float(value) for name, value in found.items() if value != UNKNOWN}  # type: ignore[arg-type]
+        if not ratings:
+            return Problem("no attribute is rated", "Leave such rows out: --set data.missing=drop", missing=True)
+        return Rated(row_id, origin, (Message("user", str(question)),), str(text), ratings)
+
+    return Shape(Rated, convert, (prompt, answer, *attributes[:1]), "the recipe's fields for columns")
+
+
+def _answer_in(values: dict[str, Any], column: str) -> str | Problem:
+    """The answer in the column; an empty one is an answer too, and a model that gives it deserves its rank."""
+    text = values.get(column)
+    if text is None or isinstance(text, bool | int | float):
+        return "" if text is None else str(text)  # yes and no are read as booleans by some writers of JSON
+    if not isinstance(text, str):
+        return Problem(f"column {column!r} holds {kind_of(text)}, not text", "Write it as text.")
+    return _wrong_characters(text, column) or text
+
+
+def _rating_in(values: dict[str, Any], column: str) -> float | Problem:
+    number = _number_in(values, column)
+    if isinstance(number, Problem) or number == UNKNOWN or 0 <= number <= MOST_RATING:
+        return number
+    what = f"column {column!r} is no rating from 0 to {MOST_RATING}"
+    return Problem(what, f"Scale the ratings; {UNKNOWN} means unknown.", detail=f"{number:g}")
 
 
 def reasoned_shape(question: str, answer: str, reasoning: str) -> Shape:

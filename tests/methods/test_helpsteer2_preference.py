@@ -1,0 +1,271 @@
+"""Checks of HelpSteer2-Preference that a toy would fail: wrong token, wrong pair, wrong mean, a line that bends."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import camelid
+from camelid import bases, extrapolation, linear_heads, methods, models, objectives, preferences
+from camelid.branches import Answered, collate_ends, encode_answers
+from camelid.errors import UserError
+from camelid.heads import Sight, ValueModel
+from camelid.methods.judge import helpsteer2_preference as method
+from camelid.recipe import Plan
+from camelid.rows import Message, iterate_rows
+from conftest import make_model, write_jsonl
+
+TEMPLATE = (
+    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_model(tmp_path_factory.mktemp("reward") / "tiny", seed=0)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = TEMPLATE.replace("<|end|>", tokenizer.eos_token)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(ratings, pairs) of 24 questions: an answer is the better, the more of the question it repeats."""
+    folder, draw = tmp_path_factory.mktemp("rows"), random.Random(0)
+    ratings, pairs = [], []
+    for number in range(24):
+        question = f"Where is stall {number}?"
+        answers = ["left " * count for count in draw.sample(range(1, 6), 3)]
+        for answer in answers:
+            ratings.append({"prompt": question, "response": answer, "helpfulness": min(4, answer.count("left") - 1)})
+        for first, second in ((0, 1), (1, 2)):
+            size = answers[second].count("left") - answers[first].count("left")
+            row = {"prompt": question, "response_1": answers[first], "response_2": answers[second]}
+            pairs.append(row | {"preference_strength": max(-3, min(3, size))})
+    pairs[0]["preference_strength"] = 0
+    pairs[1]["preference_strength"] = -100
+    return write_jsonl(folder / "ratings.jsonl", ratings), write_jsonl(folder / "pairs.jsonl", pairs)
+
+
+def recipe_of(chat_model: Path, sources: tuple[Path, Path], **values: Any) -> method.Recipe:
+    ratings, pairs = map(str, sources)
+    given = {
+        "model.base": str(chat_model),
+        "data.ratings": ratings,
+        "data.train": pairs,
+        "data.missing": "drop",
+        "data.test_prompts": 6,
+        "data.dev_prompts": 4,
+        "plan.epochs": 1,
+        "plan.batch_rows": 4,
+        "trunk": "tuned",
+        **values,
+    }
+    return methods.resolve("helpsteer2-preference", {name.replace("__", "."): value for name, value in given.items()})
+
+
+def value_model(folder: Path, attributes: int = 1) -> ValueModel:
+    trunk = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+    torch.manual_seed(0)
+    return ValueModel(trunk, [str(number) for number in range(attributes)], Sight()).eval()
+
+
+def test_check_4_a_constant_moves_ratings_only(chat_model: Path) -> None:
+    """Adding to the head's bias changes the loss of ratings and none of pairs."""
+    model = value_model(chat_model)
+    pair = [Answered("a", [1, 2, 3], ([4, 5], [6]), 2.0, values=((3.0,), (1.0,)))]
+    batch = collate_ends(pair, 0)
+    found = []
+    for constant in (0.0, 5.0):
+        model.head.bias.data.fill_(constant)
+        forms = [objectives.rewards(form)(model, batch)[0]["loss"].item() for form in objectives.BRADLEY_TERRY.values()]
+        found.append((objectives.ratings(model, batch)[0]["rated"].item(), forms))
+    assert abs(found[0][0] - found[1][0]) > 1
+    assert found[0][1] == pytest.approx(found[1][1], abs=1e-5)
+
+
+def test_check_4_padding_changes_nothing(chat_model: Path) -> None:
+    """A reward is the same alone, beside longer rows, and behind padding on the left."""
+    model = value_model(chat_model)
+    row, longer = Answered("a", [1, 2, 3], ([4, 5],)), Answered("b", [7] * 40, ([8] * 9,))
+    with torch.no_grad():
+        alone = model(collate_ends([row], 0))[0, 0].item()
+        beside = model(collate_ends([row, longer], 0))[0, 0].item()
+        ids = torch.tensor([[0, 0, 1, 2, 3, 4, 5]])
+        mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1]])
+        positions = torch.tensor([[0, 0, 0, 1, 2, 3, 4]])
+        state = model.trunk(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state[0, -1]
+        left = model.head(state)[0].item()
+    assert beside == pytest.approx(alone, abs=1e-5)
+    assert left == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_reward_is_read_at_the_end_of_the_turn(chat_model: Path) -> None:
+    """At the token that closes the assistant's turn, not at the newline the template writes behind it."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(chat_model)
+    told = encode_answers(tokenizer, "a", (Message("user", "Where?"),), ("Left.",), None)
+    assert told is not None
+    batch = collate_ends([told], 0)
+    assert batch.ids_BT[batch.row_N, batch.token_N].tolist() == [tokenizer.eos_token_id]
+    assert tokenizer.decode(told.answers[0][:-1]) == "Left."
+
+
+def test_check_5_leave_one_out() -> None:
+    """Rewards 1, 0, 2, 5: baselines 7/3, 8/3, 2, 1."""
+    found = objectives.leave_one_out(torch.tensor([[1.0, 0.0, 2.0, 5.0]]))
+    assert found[0].tolist() == pytest.approx([-4 / 3, -8 / 3, 0.0, 4.0])
+    with pytest.raises(UserError, match="no others"):
+        objectives.leave_one_out(torch.zeros(3, 1))
+
+
+def test_check_6_extrapolation_is_a_line() -> None:
+    weak, strong = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.5, 1.0])}
+    found = {alpha: extrapolation.extrapolate(weak, strong, alpha)["w"].tolist() for alpha in (0.0, 1.0, 1.52)}
+    assert found[0.0] == [1.0, 2.0]
+    assert found[1.0] == [1.5, 1.0]
+    assert found[1.52] == pytest.approx([1.76, 0.48])
+    with pytest.raises(UserError, match="shapes"):
+        extrapolation.extrapolate(weak, {"w": torch.zeros(3)}, 1.0)
+    with pytest.raises(UserError, match="same weights"):
+        extrapolation.extrapolate(weak, {"v": torch.zeros(2)}, 1.0)
+
+
+def test_check_6_adapters_extrapolate_their_product() -> None:
+    """B A of the joined adapter lies on the line; the product of A and B taken apart does not."""
+    draw = torch.Generator().manual_seed(0)
+    weak, strong = (
+        {"x.lora_A.weight": torch.randn(2, 5, generator=draw), "x.lora_B.weight": torch.randn(4, 2, generator=draw)}
+        for _ in range(2)
+    )
+    products = [each["x.lora_B.weight"] @ each["x.lora_A.weight"] for each in (weak, strong)]
+    wanted = products[0] + 1.52 * (products[1] - products[0])
+    joined = extrapolation.join_adapters(weak, strong, 1.52)
+    torch.testing.assert_close(joined["x.lora_B.weight"] @ joined["x.lora_A.weight"], wanted)
+    apart = extrapolation.extrapolate(weak, strong, 1.52)
+    assert not torch.allclose(apart["x.lora_B.weight"] @ apart["x.lora_A.weight"], wanted, atol=1e-2)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_alpha_1_is_the_strong_model(chat_model: Path, tmp_path: Path, tuning: Any) -> None:
+    """And 0 the weak one, after saving and loading too."""
+    base = bases.open_base(str(chat_model))
+    plan = Plan(tuning=tuning, lora_rank=2, precision="float32")
+    row = [Answered("a", [1, 2, 3], ([4, 5], [6, 7, 8]))]
+    folders, rewards = [], []
+    for number in range(2):
+        model = models.value_model(base, {"attributes": ["reward"]}, plan)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        models.save(model, folder)
+        folders.append(folder)
+        rewards.append(preferences.measure_rewards(model, row, 0))
+    assert np.abs(rewards[0] - rewards[1]).max() > 1e-3
+    for alpha, expected in ((0.0, rewards[0]), (1.0, rewards[1])):
+        model = extrapolation.extrapolate_models(folders[0], folders[1], alpha)
+        saved = tmp_path / f"alpha {alpha}"
+        saved.mkdir()
+        models.save(model, saved)
+        for found in (model, models.load_handle(saved)[0]):
+            np.testing.assert_allclose(preferences.measure_rewards(found, row, 0), expected, atol=1e-4)
+
+
+def test_heads_are_solved_exactly() -> None:
+    """Ridge regression is scikit-learn's; the slopes of each form of Bradley-Terry vanish where it is solved."""
+    from sklearn.linear_model import Ridge
+
+    draw = np.random.default_rng(0)
+    x, q = draw.normal(size=(40, 6)), draw.normal(size=40)
+    q[3] = np.nan
+    known = ~np.isnan(q)
+    found = linear_heads.fit_ratings(x, q, 0.1)
+    expected = Ridge(alpha=0.1 * known.sum()).fit(x[known], q[known])
+    np.testing.assert_allclose(found, [*expected.coef_, expected.intercept_], atol=1e-8)
+    strength, start = draw.integers(1, 4, size=40).astype(float), draw.normal(size=6)
+    for form, loss in objectives.BRADLEY_TERRY.items():
+        w = torch.tensor(linear_heads.fit_pairs(x, strength, form, 0.05, start), requires_grad=True)
+        rewards = torch.tensor(x) @ w
+        told = loss(rewards, torch.zeros(40, dtype=torch.float64), torch.tensor(strength)).mean()
+        (told + 0.025 * (w - torch.tensor(start)).square().sum()).backward()
+        assert w.grad is not None
+        assert w.grad.abs().max() < 1e-7, form
+        assert linear_heads.loss_of_pairs(x, strength, form, w.detach().numpy()) == pytest.approx(told.item())
+
+
+def test_folds_keep_prompts_together() -> None:
+    groups = ["a", "a", "b", "c", "c", "d", "e"]
+    seen: list[tuple[set[str], set[str]]] = []
+
+    def loss(penalty: float, fitted_on: Any, on: Any) -> float:
+        seen.append(
+            ({g for g, chosen in zip(groups, fitted_on) if chosen}, {g for g, chosen in zip(groups, on) if chosen})
+        )
+        return abs(np.log10(penalty) + 2)
+
+    assert linear_heads.choose_penalty(groups, 5, 0, loss) == pytest.approx(0.01)
+    assert all(not fitted & on for fitted, on in seen)
+    assert set.union(*(on for _, on in seen)) == set(groups)
+
+
+@pytest.mark.parametrize("trunk", ["frozen", "tuned"])
+def test_a_run(trunk: str, chat_model: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every model is there, prompts do not cross, the chosen alpha is the final model, and it loads by itself."""
+    recipe = recipe_of(chat_model, sources, trunk=trunk, alphas=[1.0, 1.5])
+    folder = tmp_path / trunk
+    assert method.check(recipe)
+    methods.start("helpsteer2-preference", recipe, folder, [])
+    parts = {name: list(iterate_rows(folder / f"{name}.jsonl")) for name in ("ratings", "train", "dev", "test")}
+    prompts = {name: {row.prompt for row in rows} for name, rows in parts.items()}
+    assert not prompts["test"] & (prompts["train"] | prompts["dev"] | prompts["ratings"])
+    assert not prompts["dev"] & (prompts["train"] | prompts["ratings"])
+    scores = json.loads((folder / "scores.json").read_text())
+    assert set(scores["held_out"]["systems"]) >= {
+        "ExPO",
+        "regression",
+        "bt",
+        "scaled_bt from regression",
+        "longer answer",
+    }
+    assert scores["expo"]["alpha"] in (1.0, 1.5)
+    reward = camelid.RewardModel.load(folder)
+    answers = ["left left left", "left"]
+    values = reward.score("Where is stall 3?", answers)
+    assert reward.best("Where is stall 3?", answers) == answers[int(np.argmax(values))]
+    assert reward.prefer("Where is stall 3?", *answers) == pytest.approx(1 / (1 + np.exp(values[1] - values[0])))
+
+
+def test_rubbish_is_told(chat_model: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
+    """A rating out of range, a tie, a column that is not there: each with its row and what to do."""
+    rows = [{"prompt": "Where?", "response": "Left.", "helpfulness": 7}]
+    wrong = write_jsonl(tmp_path / "ratings.jsonl", rows)
+    with pytest.raises(UserError, match="no rating from 0 to 4"):
+        method.check(recipe_of(chat_model, (wrong, sources[1])))
+    with pytest.raises(UserError, match="names no better answer"):
+        method.check(recipe_of(chat_model, sources, data__missing="error"))
+    with pytest.raises(UserError, match="none of the forms"):
+        method.check(recipe_of(chat_model, sources, forms=["bt"]))
+    with pytest.raises(UserError, match="too few rows"):
+        method.check(
+            recipe_of(
+                chat_model,
+                (
+                    sources[0],
+                    write_jsonl(
+                        tmp_path / "two.jsonl",
+                        [{"prompt": "Where?", "response_1": "a", "response_2": "b", "preference_strength": 1}],
+                    ),
+                ),
+            )
+        )
