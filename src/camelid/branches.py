@@ -8,7 +8,7 @@ token's states are those it has alone. On pairs that saves up to half of the wor
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,17 @@ def encode_all(
             counts["prompts cut at their beginning"] += encoded.cut > 0
             found.append(encoded)
     return found, dict(+counts)
+
+
+def gather_answers(rows: Iterable[Answered]) -> list[Answered]:
+    """Each distinct prompt once, with every distinct answer that the rows have to it."""
+    found: dict[tuple[int, ...], dict[tuple[int, ...], None]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.prompt), {}).update(dict.fromkeys(map(tuple, row.answers)))
+    return [
+        Answered(str(number), list(prompt), tuple(map(list, answers)))
+        for number, (prompt, answers) in enumerate(found.items())
+    ]
 
 
 def collate_answers(rows: Sequence[Answered], pad_id: int, *, shares_prompt: bool = True) -> AnswerBatch:

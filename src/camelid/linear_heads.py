@@ -62,6 +62,34 @@ def loss_of_pairs(differences_PD: Floats, strength_P: Floats, form: str, w_D: Fl
     return float(FORMS[form](differences_PD @ w_D, strength_P)[0].mean())
 
 
+def fit_ratings_by_folds(states_ND: Floats, ratings_N: Floats, groups: Sequence[Any], folds: int, seed: int) -> Floats:
+    """`fit_ratings` with the penalty of least squared error over folds of whole groups."""
+
+    def loss(penalty: float, fitted_on: Any, on: Any) -> float:
+        w = fit_ratings(states_ND[fitted_on], ratings_N[fitted_on], penalty)
+        return float(np.nanmean((states_ND[on] @ w[:-1] + w[-1] - ratings_N[on]) ** 2))
+
+    return fit_ratings(states_ND, ratings_N, choose_penalty(groups, folds, seed, loss))
+
+
+def fit_pairs_by_folds(
+    differences_PD: Floats,
+    strength_P: Floats,
+    form: str,
+    groups: Sequence[Any],
+    folds: int,
+    seed: int,
+    start_D: Floats | None = None,
+) -> Floats:
+    """`fit_pairs` with the penalty of least loss over folds of whole groups."""
+
+    def loss(penalty: float, fitted_on: Any, on: Any) -> float:
+        w_D = fit_pairs(differences_PD[fitted_on], strength_P[fitted_on], form, penalty, start_D)
+        return loss_of_pairs(differences_PD[on], strength_P[on], form, w_D)
+
+    return fit_pairs(differences_PD, strength_P, form, choose_penalty(groups, folds, seed, loss), start_D)
+
+
 def choose_penalty(groups: Sequence[Any], folds: int, seed: int, loss: Callable[[float, Any, Any], float]) -> float:
     """The penalty of least held-out loss over folds of whole groups; `loss(penalty, fitted_on, measured_on)` by rows.
 

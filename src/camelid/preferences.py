@@ -36,25 +36,27 @@ def over_answers(rows: Sequence[Answered], plan: Plan, pad_id: int, collate: Col
     )
 
 
-def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> Any:
-    """Summed log-probabilities in nats of each row's answers, (rows, answers), all rows having as many."""
+def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[float]]:
+    """Summed log-probabilities in nats of each row's answers."""
     return _measure(model, rows, pad_id, collate_answers, answer_logprobs, what)
 
 
-def measure_rewards(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "rewards") -> Any:
-    """Rewards of each row's answers under a value model, (rows, answers)."""
+def measure_rewards(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "rewards") -> list[list[float]]:
+    """Rewards of each row's answers under a value model."""
     return _measure(model, rows, pad_id, collate_ends, lambda model, batch: model.reward(model(batch)), what)
 
 
 def measure_states(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "states") -> Any:
-    """States at the end of each row's answers, which a value model's head reads, (rows, answers, D)."""
-    return _measure(model, rows, pad_id, collate_ends, lambda model, batch: model.states(batch), what)
+    """States at the ends of all rows' answers in their order, (answers, D): what a value model's head reads."""
+    found = _measure(model, rows, pad_id, collate_ends, lambda model, batch: model.states(batch), what)
+    return np.array([state_D for states in found for state_D in states], dtype=np.float32)
 
 
-def with_reference(rows: Sequence[Answered], logprobs_PS: Any) -> list[Answered]:
+def with_reference(rows: Sequence[Answered], logprobs: Sequence[Sequence[float]]) -> list[Answered]:
     """The rows with the log-probabilities of a reference as their answers' values."""
-    lines = np.asarray(logprobs_PS, dtype=float).tolist()
-    return [replace(row, values=tuple((value,) for value in line)) for row, line in zip(rows, lines, strict=True)]
+    return [
+        replace(row, values=tuple((float(value),) for value in line)) for row, line in zip(rows, logprobs, strict=True)
+    ]
 
 
 def mismatch(rows: Sequence[Answered]) -> list[Answered]:
@@ -104,7 +106,7 @@ def _measure(
     collate: Collate,
     measure: Callable[[Any, AnswerBatch], torch.Tensor],
     what: str,
-) -> Any:
+) -> list[list[Any]]:
     """What `measure` finds of every answer, in batches of similar length, in the precision the model is trained in."""
     found: list[Any] = [None] * len(rows)
     training = model.training
@@ -118,4 +120,4 @@ def _measure(
                 found[index] = [next(values) for _ in rows[index].answers]
             advance(len(indices))
     model.train(training)
-    return np.array(found, dtype=np.float32)
+    return found

@@ -49,13 +49,7 @@ class RewardModel:
     def score_many(self, prompts: Sequence[Conversation], answers: Sequence[Sequence[str]]) -> list[list[float]]:
         """The rewards of the answers to each prompt."""
         rows = [self._encode(*pair) for pair in zip(prompts, answers, strict=True)]
-        single = [Answered(str(number), row.prompt, (one,)) for number, row in enumerate(rows) for one in row.answers]
-        if len({len(row.answers) for row in rows}) == 1:
-            return preferences.measure_rewards(self.model, rows, pad_id(self.base.tokenizer), "rewards").tolist()
-        found = iter(
-            preferences.measure_rewards(self.model, single, pad_id(self.base.tokenizer), "rewards")[:, 0].tolist()
-        )
-        return [[next(found) for _ in row.answers] for row in rows]
+        return preferences.measure_rewards(self.model, rows, pad_id(self.base.tokenizer))
 
     def best(self, prompt: Conversation, answers: Sequence[str]) -> str:
         """The answer of the largest reward, of equal ones the first."""

@@ -171,7 +171,7 @@ def test_alpha_1_is_the_strong_model(chat_model: Path, tmp_path: Path, tuning: A
         folder.mkdir()
         models.save(model, folder)
         folders.append(folder)
-        rewards.append(preferences.measure_rewards(model, row, 0))
+        rewards.append(np.array(preferences.measure_rewards(model, row, 0)))
     assert np.abs(rewards[0] - rewards[1]).max() > 1e-3
     for alpha, expected in ((0.0, rewards[0]), (1.0, rewards[1])):
         model = extrapolation.extrapolate_models(folders[0], folders[1], alpha)

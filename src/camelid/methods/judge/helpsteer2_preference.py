@@ -43,7 +43,7 @@ import torch
 from pydantic import Field
 
 from camelid import bases, data, linear_heads, metrics, models, objectives, preferences, recipe
-from camelid.branches import Answered, collate_ends, encode_all, encode_answers
+from camelid.branches import Answered, collate_ends, encode_all, encode_answers, gather_answers
 from camelid.data.columns import rated_shape, strength_shape
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
@@ -148,27 +148,29 @@ def run(recipe: Recipe, run: Run) -> None:
     base = cache(lambda: bases.open_base(recipe.model.base, recipe.model.revision))
     told = cache(lambda: encode(recipe, base().tokenizer, rated, parts))
     run.note("data", lambda: {"dropped": split().dropped | told().dropped, "warnings": []})
-    fit = fit_frozen(recipe, run, base, told) if recipe.trunk == "frozen" else fit_tuned(recipe, run, base, told)
+    study = Study(recipe, run, base, told)
+    fit = fit_frozen if recipe.trunk == "frozen" else fit_tuned
 
-    weak = fit(REGRESSION, None, None)  # step 1
+    weak = fit(study, REGRESSION, None, None)  # step 1
     folders = {REGRESSION: weak}
     for form in recipe.forms:
         if recipe.from_scratch:
-            folders[form] = fit(form, form, None)  # step 2
-        folders[f"{form} {FROM}"] = fit(f"{form} {FROM}", form, weak)  # step 3
-    strong = folders[f"{recipe.strong} {FROM}"]
-    reward = cache(lambda folder: models.load_handle(folder)[0])
-
-    def measure(folder: Path, part: str) -> Any:
-        return preferences.measure_rewards(reward(folder), getattr(told(), part), pad_id(base().tokenizer))
-
-    alpha = choose_alpha(recipe, run, weak, strong, lambda model: accuracy_on_dev(model, told(), base()))  # step 4
-    folders[EXPO] = run.model("model", lambda: extrapolate_models(weak, strong, alpha), lambda model, folder: None)
+            folders[form] = fit(study, form, form, None)  # step 2
+        folders[f"{form} {FROM}"] = fit(study, f"{form} {FROM}", form, weak)  # step 3
+    alpha = choose_alpha(study, weak, folders[f"{recipe.strong} {FROM}"])  # step 4
+    folders[EXPO] = run.model(
+        "model",
+        build=lambda: extrapolate_models(weak, folders[f"{recipe.strong} {FROM}"], alpha),
+        fit=lambda model, folder: None,
+    )
     rewards = {
-        name: run.arrays(f"rewards/{slug(name)}", lambda folder=folder: {"test": measure(folder, "test")})["test"]
+        name: run.arrays(
+            f"rewards/{slug(name)}",
+            lambda folder=folder: {"test": measure(study, models.load_handle(folder)[0], "test")},
+        )["test"]
         for name, folder in folders.items()
     }
-    measure_accuracy(recipe, run, parts["test"], told().kept, rewards)  # step 5
+    measure_accuracy(recipe, run, [parts["test"][number] for number in told().kept], rewards)  # step 5
 
 
 # Rows
@@ -242,88 +244,96 @@ def ratings_of(recipe: Recipe, row: Rated) -> tuple[float, ...]:
     return tuple(row.ratings.get(name, math.nan) for name in recipe.attributes)
 
 
+@dataclass(frozen=True)
+class Study:
+    """What every step needs; base and tokens are made when first asked for."""
+
+    recipe: Recipe
+    run: Run
+    base: Callable[[], Any]
+    told: Callable[[], Told]
+
+    @property
+    def pad(self) -> int:
+        return pad_id(self.base().tokenizer)
+
+
 # Steps 1 to 3
 
-Fit = Callable[[str, str | None, Path | None], Path]  # (name, form or None for regression, start) -> folder
+
+def fit_tuned(study: Study, name: str, form: str | None, start: Path | None) -> Path:
+    """A model trained as the plan says, on ratings where there is no `form`; begun at another one for one epoch."""
+    plan = study.recipe.plan if start is None else study.recipe.plan.model_copy(update={"epochs": 1})
+
+    def train_on(model: Any, folder: Path) -> None:
+        rows = study.told().ratings if form is None else study.told().train
+        loss = objectives.ratings if form is None else objectives.rewards(objectives.BRADLEY_TERRY[form])
+        train(model, preferences.over_answers(rows, plan, study.pad, collate_ends), loss, plan, folder=folder)
+        model.merge_attributes()
+
+    settings = settings_of(study.recipe, form)
+    return study.run.model(slug(name), lambda: models.value_model(study.base(), settings, plan, start), train_on)
 
 
-def fit_tuned(recipe: Recipe, run: Run, base: Callable[[], Any], told: Callable[[], Told]) -> Fit:
-    """Training as the plan says, by the one loop."""
+def fit_frozen(study: Study, name: str, form: str | None, start: Path | None) -> Path:
+    """A head on the frozen base, solved exactly on standardised states; the penalty is chosen by folds of prompts."""
+    recipe = study.recipe
 
-    def fit(name: str, form: str | None, start: Path | None) -> Path:
-        plan = recipe.plan if start is None else recipe.plan.model_copy(update={"epochs": 1})
+    def solve(model: Any, folder: Path) -> None:
+        told, folds = study.told(), (FOLDS, recipe.plan.seed)
+        states_ND = states_of(study, told.ratings)
+        mean_D, std_D = states_ND.mean(axis=0), states_ND.std(axis=0)
+        if form is None:
+            ratings_NK, prompts = np.array([row.values[0] for row in told.ratings]), _prompts(told.ratings)
+            solved = [
+                linear_heads.fit_ratings_by_folds((states_ND - mean_D) / std_D, ratings_N, prompts, *folds)
+                for ratings_N in ratings_NK.T
+            ]
+        else:
+            states_P2D = states_of(study, told.train).reshape(len(told.train), 2, -1)
+            begun = None if start is None else _weights_of(model, start) * std_D
+            strength_P, differences_PD = (
+                np.array([row.strength for row in told.train]),
+                -np.diff(states_P2D, axis=1)[:, 0],
+            )
+            w_D = linear_heads.fit_pairs_by_folds(
+                differences_PD / std_D, strength_P, form, _prompts(told.train), *folds, begun
+            )
+            solved = [np.append(w_D, 0.0)]  # no difference of rewards depends on a bias
+        weights_KD = np.stack(solved)[:, :-1] / std_D
+        with torch.no_grad():
+            model.head.weight.copy_(torch.tensor(weights_KD))
+            model.head.bias.copy_(torch.tensor(np.stack(solved)[:, -1] - weights_KD @ mean_D))
+        model.merge_attributes()
 
-        def train_on(model: Any, folder: Path) -> None:
-            rows = told().ratings if form is None else told().train
-            loss = objectives.ratings if form is None else objectives.rewards(objectives.BRADLEY_TERRY[form])
-            batches = preferences.over_answers(rows, plan, pad_id(base().tokenizer), collate_ends)
-            train(model, batches, loss, plan, folder=folder)
-            model.merge_attributes()
+    settings = settings_of(recipe, form)
+    return study.run.model(slug(name), lambda: models.value_model(study.base(), settings, None), solve)
 
-        return run.model(
-            slug(name), lambda: models.value_model(base(), settings_of(recipe, form), plan, start), train_on
+
+def states_of(study: Study, rows: Sequence[Answered]) -> Any:
+    """States of the rows' answers in their order, (answers, D); the frozen base reads each distinct answer once."""
+    told = study.told()
+    gathered = gather_answers([*told.ratings, *told.train, *told.dev, *told.test])
+
+    def make() -> dict[str, Any]:
+        model = models.value_model(study.base(), settings_of(study.recipe, None), None)
+        return {"states": preferences.measure_states(model, gathered, study.pad)}
+
+    states_ND = study.run.arrays("states", make)["states"]
+    places = [(tuple(row.prompt), tuple(answer)) for row in gathered for answer in row.answers]
+    place_of = {place: number for number, place in enumerate(places)}
+    return states_ND[[place_of[tuple(row.prompt), tuple(answer)] for row in rows for answer in row.answers]]
+
+
+def measure(study: Study, model: Any, part: str) -> Any:
+    """Rewards of the pairs of "dev" or "test", (pairs, 2)."""
+    rows = getattr(study.told(), part)
+    if study.recipe.trunk == "tuned":
+        return np.array(
+            preferences.measure_rewards(model, rows, study.pad, f"rewards of {part} pairs"), dtype=np.float32
         )
-
-    return fit
-
-
-def fit_frozen(recipe: Recipe, run: Run, base: Callable[[], Any], told: Callable[[], Told]) -> Fit:
-    """Heads on states of the base that are computed once, solved exactly, with a penalty chosen by folds of prompts."""
-
-    def states() -> dict[str, Any]:
-        model = models.value_model(base(), settings_of(recipe, None), None)
-        found = {"ratings": told().ratings, "train": told().train}
-        return {name: preferences.measure_states(model, rows, pad_id(base().tokenizer)) for name, rows in found.items()}
-
-    def fit(name: str, form: str | None, start: Path | None) -> Path:
-        def solve(model: Any, folder: Path) -> None:
-            found = run.arrays("states", states)
-            mean_D, std_D = found["ratings"][:, 0].mean(axis=0), found["ratings"][:, 0].std(axis=0)
-            solved = solve_ratings(recipe, told(), (found["ratings"][:, 0] - mean_D) / std_D) if form is None else None
-            if form is not None:
-                begun = None if start is None else _weights_of(model, start)[0] * std_D
-                solved = solve_pairs(recipe, told(), (found["train"][:, 0] - found["train"][:, 1]) / std_D, form, begun)
-            assert solved is not None
-            weights_KD = solved[:, :-1] / std_D
-            with torch.no_grad():
-                model.head.weight.copy_(torch.tensor(weights_KD))
-                model.head.bias.copy_(torch.tensor(solved[:, -1] - weights_KD @ mean_D))
-            model.merge_attributes()
-
-        return run.model(slug(name), lambda: models.value_model(base(), settings_of(recipe, form), None), solve)
-
-    return fit
-
-
-def solve_ratings(recipe: Recipe, told: Told, states_ND: Any) -> Any:
-    """(K, D + 1): a head for each attribute."""
-    prompts = [tuple(row.prompt) for row in told.ratings]
-    ratings_NK = np.array([row.values[0] for row in told.ratings])
-
-    def loss(column: int, penalty: float, fitted_on: Any, on: Any) -> float:
-        w = linear_heads.fit_ratings(states_ND[fitted_on], ratings_NK[fitted_on, column], penalty)
-        return float(np.nanmean((states_ND[on] @ w[:-1] + w[-1] - ratings_NK[on, column]) ** 2))
-
-    solved = []
-    for column in range(ratings_NK.shape[1]):
-        penalty = linear_heads.choose_penalty(
-            prompts, FOLDS, recipe.plan.seed, lambda *given, column=column: loss(column, *given)
-        )
-        solved.append(linear_heads.fit_ratings(states_ND, ratings_NK[:, column], penalty))
-    return np.stack(solved)
-
-
-def solve_pairs(recipe: Recipe, told: Told, differences_PD: Any, form: str, start_D: Any | None) -> Any:
-    """(1, D + 1) with a bias of 0, which no difference of rewards depends on."""
-    prompts, strength_P = [tuple(row.prompt) for row in told.train], np.array([row.strength for row in told.train])
-
-    def loss(penalty: float, fitted_on: Any, on: Any) -> float:
-        w_D = linear_heads.fit_pairs(differences_PD[fitted_on], strength_P[fitted_on], form, penalty, start_D)
-        return linear_heads.loss_of_pairs(differences_PD[on], strength_P[on], form, w_D)
-
-    penalty = linear_heads.choose_penalty(prompts, FOLDS, recipe.plan.seed, loss)
-    w_D = linear_heads.fit_pairs(differences_PD, strength_P, form, penalty, start_D)
-    return np.append(w_D, 0.0)[None]
+    with torch.no_grad():
+        return model.reward(model.head(torch.tensor(states_of(study, rows)))).reshape(-1, 2).numpy()
 
 
 def settings_of(recipe: Recipe, form: str | None) -> dict[str, Any]:
@@ -333,38 +343,45 @@ def settings_of(recipe: Recipe, form: str | None) -> dict[str, Any]:
 
 def _weights_of(model: Any, start: Path) -> Any:
     load_head(model, start)
-    return model.head.weight.detach().numpy().astype(float)
+    return model.head.weight[0].detach().numpy().astype(float)
+
+
+def _prompts(rows: Sequence[Answered]) -> list[Any]:
+    return [tuple(row.prompt) for row in rows]
 
 
 # Step 4
 
 
-def choose_alpha(recipe: Recipe, run: Run, weak: Path, strong: Path, accuracy: Callable[[Any], float]) -> float:
-    """The alpha of best accuracy on dev pairs, of equal ones the smallest."""
+def choose_alpha(study: Study, weak: Path, strong: Path) -> float:
+    """The alpha of best accuracy on dev pairs, a tie being half right; of equally good ones the smallest."""
+
+    def accuracy(alpha: float) -> float:
+        rewards_P2 = measure(study, extrapolate_models(weak, strong, alpha), "dev")
+        return float((np.sign(rewards_P2[:, 0] - rewards_P2[:, 1]) / 2 + 0.5).mean())
 
     def sweep() -> dict[str, Any]:
-        found = {alpha: accuracy(extrapolate_models(weak, strong, alpha)) for alpha in sorted(recipe.alphas)}
+        found = {alpha: accuracy(alpha) for alpha in sorted(study.recipe.alphas)}
         best = max(found, key=found.__getitem__)
         return {"alpha": best, "dev accuracy": {f"{alpha:g}": value for alpha, value in found.items()}}
 
-    return run.scores("expo", sweep)["alpha"]
-
-
-def accuracy_on_dev(model: Any, told: Told, base: Any) -> float:
-    """How often the preferred answer has the larger reward; a tie is half."""
-    rewards_P2 = preferences.measure_rewards(model, told.dev, pad_id(base.tokenizer), "dev pairs")
-    difference_P = rewards_P2[:, 0] - rewards_P2[:, 1]
-    return float(((difference_P > 0) + 0.5 * (difference_P == 0)).mean())
+    return study.run.scores("expo", sweep)["alpha"]
 
 
 # Step 5
 
 
-def measure_accuracy(
-    recipe: Recipe, run: Run, rows: Sequence[Preference], kept: Sequence[int], rewards: dict[str, Any]
-) -> None:
+def rewards_of(study: Study, name: str, folder: Path) -> Any:
+    """A system's rewards of the test pairs, (pairs, 2)."""
+
+    def make() -> dict[str, Any]:
+        return {"test": measure(study, models.load_handle(folder)[0], "test")}
+
+    return study.run.arrays(f"rewards/{slug(name)}", make)["test"]
+
+
+def measure_accuracy(recipe: Recipe, run: Run, test: Sequence[Preference], rewards: dict[str, Any]) -> None:
     """Who wins, by system; by the strength of the preference; and how rewards go with length."""
-    test = [rows[number] for number in kept]
     values = {name: found.tolist() for name, found in rewards.items()}
     values[LONGER] = [[float(len(row.chosen)), float(len(row.rejected))] for row in test]
     systems: dict[str, list[Predicted]] = {
