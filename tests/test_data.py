@@ -489,6 +489,31 @@ def test_further_splits_of_a_set_are_read_by_name_only(named_data: Path) -> None
     assert len(data.read_rows("weak-to-strong:mistral_7b-weak-train")) == 8
 
 
+def test_ratings_and_preferences_of_pandalm(named_data: Path) -> None:
+    """A rating is 0.4 times the mean over an answer's pairs; the second answer won where strengths are above 0."""
+    pair = {"instruction": "Shorten.", "input": "A long line.", "response1": "Line.", "response2": True}
+    votes = ((1, 1, 1), (2, 0, 2), (0, 1, 2), (2, 1, 1))
+    scores = ((7, 6), (3, 5), (4, 4), (9, 2))
+    answers = ("Line.", "Line.", "Short.", "Line.")
+    folder = named_data / "pandalm"
+    folder.mkdir()
+    rows = [
+        pair | {"response1": answer} | {f"annotator{place}": vote for place, vote in enumerate(voted, 1)}
+        for answer, voted in zip(answers, votes, strict=True)
+    ]
+    write_jsonl(folder / "testset.jsonl", rows)
+    write_jsonl(folder / "judge-gpt-4o-mini.jsonl", [{"score_1": one, "score_2": two} for one, two in scores])
+    rated = {row.answer: row.ratings["helpfulness"] for row in data.read_rows("pandalm-ratings")}
+    assert rated == pytest.approx({"Line.": 0.4 * 19 / 3, "True": 0.4 * 17 / 4, "Short.": 1.6})
+    assert data.read_rows("pandalm-ratings")[0].prompt == (Message("user", "Shorten.\n\nA long line."),)
+    dropped: Counter[str] = Counter()
+    judged = data.read_rows("pandalm-preferences", dropped=dropped)
+    assert [(row.chosen, row.strength) for row in judged] == [("Line.", 1.0), ("True", 2.0), ("Line.", 3.0)]
+    said = data.read_rows("pandalm-preferences:people", dropped=dropped)
+    assert [(row.chosen, row.strength) for row in said] == [("Line.", 3.0), ("True", 2.0), ("Line.", 1.0)]
+    assert dropped == {"ties": 2}
+
+
 def test_reasoned_rows_of_gsm8k_and_pubmedqa(named_data: Path) -> None:
     """The calculator's marks go, the number stands behind the last ####; the abstract belongs to the question."""
     rows = data.read_rows("gsm8k:test")

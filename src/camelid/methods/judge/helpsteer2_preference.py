@@ -163,13 +163,7 @@ def run(recipe: Recipe, run: Run) -> None:
         build=lambda: extrapolate_models(weak, folders[f"{recipe.strong} {FROM}"], alpha),
         fit=lambda model, folder: None,
     )
-    rewards = {
-        name: run.arrays(
-            f"rewards/{slug(name)}",
-            lambda folder=folder: {"test": measure(study, models.load_handle(folder)[0], "test")},
-        )["test"]
-        for name, folder in folders.items()
-    }
+    rewards = {name: rewards_of(study, name, folder) for name, folder in folders.items()}
     measure_accuracy(recipe, run, [parts["test"][number] for number in told().kept], rewards)  # step 5
 
 
@@ -292,13 +286,9 @@ def fit_frozen(study: Study, name: str, form: str | None, start: Path | None) ->
         else:
             states_P2D = states_of(study, told.train).reshape(len(told.train), 2, -1)
             begun = None if start is None else _weights_of(model, start) * std_D
-            strength_P, differences_PD = (
-                np.array([row.strength for row in told.train]),
-                -np.diff(states_P2D, axis=1)[:, 0],
-            )
-            w_D = linear_heads.fit_pairs_by_folds(
-                differences_PD / std_D, strength_P, form, _prompts(told.train), *folds, begun
-            )
+            differences_PD = (states_P2D[:, 0] - states_P2D[:, 1]) / std_D
+            strength_P, prompts = np.array([row.strength for row in told.train]), _prompts(told.train)
+            w_D = linear_heads.fit_pairs_by_folds(differences_PD, strength_P, form, prompts, *folds, begun)
             solved = [np.append(w_D, 0.0)]  # no difference of rewards depends on a bias
         weights_KD = np.stack(solved)[:, :-1] / std_D
         with torch.no_grad():
