@@ -382,7 +382,7 @@ def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "tweets", "wnut17"]
     others = [
         *("gsm8k", "hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "pubmedqa", "puzzles"),
-        *("weak-to-strong", "wildlife"),
+        *("weak-to-strong", "wildlife", "pandalm-ratings", "pandalm-preferences"),
     ]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]

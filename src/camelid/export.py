@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from camelid import bases, gguf_file, models, runs
 from camelid.bases import Base
 from camelid.batches import Batch, Tokens, collate_rows
 from camelid.errors import UserError
-from camelid.heads import LabelModel, LanguageModel, Sight
+from camelid.heads import LabelModel, LanguageModel, Sight, ValueModel
 from camelid.reading import pad_id, reading_of
 
 FORMATS = ("safetensors", "gguf", "gguf-f16")
@@ -36,12 +37,14 @@ PROBES = (
 AUTO = {
     "label": transformers.AutoModelForSequenceClassification,
     "token": transformers.AutoModelForTokenClassification,
+    "value": transformers.AutoModelForSequenceClassification,
     "language": transformers.AutoModelForCausalLM,
 }
 PROBLEMS = {
     "labels": "single_label_classification",
     "multi-label": "multi_label_classification",
     "regression": "regression",
+    "reward": "regression",
 }
 
 
@@ -187,8 +190,15 @@ def probe(tokenizer: Any) -> Batch:
 
 
 def answers(model: Any, batch: Batch) -> Tensor:
-    """logits_BC of a label model as probabilities are made of them, or logits_NC; in float32."""
+    """logits_BC of a label model as probabilities are made of them, or logits_NC; in float32.
+
+    Of a value model it is reward_B1 at each row's last token, without the constant that a classifier cannot hold.
+    """
     with torch.no_grad():
+        if isinstance(model, ValueModel):
+            ends = torch.stack([torch.arange(len(batch.mask_BT)), batch.mask_BT.sum(dim=1).cpu() - 1])
+            states_BD = model.states(replace(batch, row_N=ends[0], token_N=ends[1]))
+            return states_BD.float() @ merged_head(model).T
         return model(batch) * factor_of(model)
 
 
@@ -197,12 +207,17 @@ def factor_of(model: Any) -> float:
     return model.rescaling.factor if isinstance(model, LabelModel) else 1.0
 
 
+def merged_head(model: ValueModel) -> Tensor:
+    """weight_1D of the reward: the attributes' weights, added up and scaled."""
+    return model.head.weight.new_tensor([model.weights]) @ model.head.weight.detach() / model.std
+
+
 def plain_answers(plain: Any, tokenizer: Any, kind: str) -> Tensor:
     """`answers` by a module of transformers with its own tokenizer and padding."""
     batch = probe(tokenizer)
     with torch.no_grad():
         logits = plain.eval().to(bases.device())(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
-    return logits.float() if kind == "label" else logits.float()[batch.row_N, batch.token_N]
+    return logits.float() if kind in ("label", "value") else logits.float()[batch.row_N, batch.token_N]
 
 
 def merge_checked(model: Any, batch: Batch) -> Tensor:
@@ -235,7 +250,11 @@ def write_folder(model: Any, kind: str, opened: Base, part: Path) -> tuple[str, 
         plain = model.lm
     else:
         tokenizer.pad_token = padding_token(tokenizer)
-        tokenizer.model_max_length = reading_of(model).max_tokens
+        if kind != "value":
+            tokenizer.model_max_length = reading_of(model).max_tokens
+        elif tokenizer.pad_token == tokenizer.eos_token:
+            what = "an answer ends in the end-of-text token, and the tokenizer has no other token for padding"
+            raise UserError(what, "camelid merge keeps the model usable from camelid (camelid.RewardModel).")
         plain = plain_classifier(model, kind, opened, tokenizer.pad_token_id)
     plain.save_pretrained(part)
     tokenizer.save_pretrained(part)
@@ -246,13 +265,14 @@ def write_folder(model: Any, kind: str, opened: Base, part: Path) -> tuple[str, 
 def plain_classifier(model: Any, kind: str, opened: Base, pad: int) -> Any:
     """transformers' own classifier around the merged trunk; its head holds `factor_of` the model."""
     config = copy.deepcopy(opened.config)
-    names = ["number"] if model.task == "regression" else model.classes
+    task = "reward" if kind == "value" else model.task
+    names = {"regression": ["number"], "reward": ["reward"]}.get(task) or model.classes
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     config.pad_token_id = pad
-    if kind == "label":
-        config.problem_type = PROBLEMS[model.task]
-    if model.task == "regression":
+    if kind in ("label", "value"):
+        config.problem_type = PROBLEMS[task]
+    if task == "regression":
         config.answer_mean = model.rescaling.mean  # read by nobody but people: the head has no bias to hold it
     try:
         with torch.device("meta"):
@@ -265,6 +285,10 @@ def plain_classifier(model: Any, kind: str, opened: Base, pad: int) -> Any:
             "camelid merge keeps the model usable from camelid.",
         )
     setattr(plain, plain.base_model_prefix, model.trunk)
+    if kind == "value":
+        plain.score = nn.Linear(model.head.in_features, 1, bias=False)
+        plain.score.weight.data = merged_head(model)
+        return plain
     plain.score = copy.deepcopy(model.head)
     plain.score.weight.data *= factor_of(model)
     return plain
@@ -322,6 +346,11 @@ def _warnings(model: Any, kind: str) -> list[tuple[str, str]]:
     """What the exported classifier leaves to its user."""
     if kind == "language":
         return []
+    if kind == "value":
+        told = (
+            "the reward lacks its constant, on which no comparison depends; it is read at the end of the answer's turn"
+        )
+        return [("note", told)]
     lines, reading = [], reading_of(model)
     if model.task == "regression":
         lines.append(("warning", f"the number is the logit plus {model.rescaling.mean:g} (answer_mean in config.json)"))

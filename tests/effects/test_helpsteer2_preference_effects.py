@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def test_check_7_frozen() -> None:
     assert systems["regression"]["low"] < systems["scaled_bt"]["high"]
     assert systems["scaled_bt"]["low"] < systems["regression"]["high"]
     sweep = list(scores["expo"]["dev accuracy"].values())
-    assert max(abs(after - before) for before, after in zip(sweep, sweep[1:])) < 0.05
+    assert max(abs(after - before) for before, after in pairwise(sweep)) < 0.05
 
 
 def test_check_7_tuned() -> None:

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import camelid
-from camelid import bases, extrapolation, linear_heads, methods, models, objectives, preferences
+from camelid import bases, export, extrapolation, linear_heads, methods, models, objectives, preferences
 from camelid.branches import Answered, collate_ends, encode_answers
 from camelid.errors import UserError
 from camelid.heads import Sight, ValueModel
@@ -33,6 +33,7 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_model(tmp_path_factory.mktemp("reward") / "tiny", seed=0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE.replace("<|end|>", tokenizer.eos_token)
+    tokenizer.unk_token = tokenizer.convert_ids_to_tokens(299)  # a classifier of transformers pads with it
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -244,6 +245,32 @@ def test_a_run(trunk: str, chat_model: Path, sources: tuple[Path, Path], tmp_pat
     values = reward.score("Where is stall 3?", answers)
     assert reward.best("Where is stall 3?", answers) == answers[int(np.argmax(values))]
     assert reward.prefer("Where is stall 3?", *answers) == pytest.approx(1 / (1 + np.exp(values[1] - values[0])))
+
+
+def test_an_exported_reward_model_is_read_by_transformers_alone(chat_model: Path, tmp_path: Path) -> None:
+    """Differences of rewards are those of a plain classifier on padded chats; its padding is not the end of a turn."""
+    base = bases.open_base(str(chat_model))
+    model = models.value_model(base, {"attributes": ["a", "b"], "weights": [1.0, 0.5], "std": 2.0}, Plan(lora_rank=2))
+    with torch.no_grad():
+        model.head.bias.fill_(3.0)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    folder = tmp_path / "reward"
+    folder.mkdir()
+    models.save(model, folder)
+    answers = ["left", "left and then right", "no"]
+    expected = camelid.RewardModel.load(folder).score("Where?", answers)
+    export.export_run(folder, tmp_path / "plain")
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain", dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "plain")
+    assert plain.config.num_labels == 1
+    assert tokenizer.pad_token != tokenizer.eos_token
+    chats = [[{"role": "user", "content": "Where?"}, {"role": "assistant", "content": answer}] for answer in answers]
+    texts = [tokenizer.apply_chat_template(chat, tokenize=False).rstrip("\n") for chat in chats]
+    with torch.no_grad():
+        found = plain(**tokenizer(texts, return_tensors="pt", padding=True)).logits[:, 0].numpy()
+    np.testing.assert_allclose(found - found[0], np.array(expected) - expected[0], atol=1e-4)
 
 
 def test_rubbish_is_told(chat_model: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
