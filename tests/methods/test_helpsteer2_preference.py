@@ -250,7 +250,8 @@ def test_a_run(trunk: str, chat_model: Path, sources: tuple[Path, Path], tmp_pat
 def test_an_exported_reward_model_is_read_by_transformers_alone(chat_model: Path, tmp_path: Path) -> None:
     """Differences of rewards are those of a plain classifier on padded chats; its padding is not the end of a turn."""
     base = bases.open_base(str(chat_model))
-    model = models.value_model(base, {"attributes": ["a", "b"], "weights": [1.0, 0.5], "std": 2.0}, Plan(lora_rank=2))
+    plan = Plan(lora_rank=2, precision="float32")
+    model = models.value_model(base, {"attributes": ["a", "b"], "weights": [1.0, 0.5], "std": 2.0}, plan)
     with torch.no_grad():
         model.head.bias.fill_(3.0)
         for name, parameter in model.named_parameters():
