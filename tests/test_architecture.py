@@ -32,7 +32,7 @@ STOREYS = [
     {"annotation", "guard", "asking", "labellers"},
     {"prediction", "training", "report", "environment", "export", "archive"},
     {"labelling"},
-    {"forecast", "estimators", "screen", "active_learning", "preferences", "extrapolation"},
+    {"forecast", "estimators", "screen", "active_learning", "preferences", "extrapolation", "sides"},
     {"reward_model"},
     {"methods"},
     {"cli"},

@@ -5,20 +5,24 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from camelid.batches import EpochBatches, sorted_batches
-from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends
+from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends, encode_all
+from camelid.errors import UserError
 from camelid.logprobs import answer_logprobs
 from camelid.prediction import BATCH_TOKENS
 from camelid.processes import count_processes
 from camelid.progress import track
+from camelid.reading import pad_id
 from camelid.recipe import Plan
-from camelid.rows import Predicted
-from camelid.training import autocast
+from camelid.rows import Predicted, Preference
+from camelid.runs import write_json
+from camelid.training import Objective, autocast, train
 
 Collate = Callable[..., AnswerBatch]
 ORDER = ("first", "second")
@@ -34,6 +38,33 @@ def over_answers(rows: Sequence[Answered], plan: Plan, pad_id: int, collate: Col
         accumulate=plan.accumulate * count_processes(),
         seed=plan.seed,
     )
+
+
+def tune(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Preference],
+    objective: Objective,
+    plan: Plan,
+    folder: Path,
+    *,
+    max_tokens: int | None = None,
+    refers: bool = False,
+) -> None:
+    """Train a language model on pairs in `folder`; left_out.json there says how many were left out or cut, and why.
+
+    `refers` measures the log-probabilities of the model before its first step, for losses that need a reference.
+    Raises UserError when no pair is left.
+    """
+    told, left = encode_all(tokenizer, rows, max_tokens)
+    if not told:
+        reasons = ", ".join(f"{count} {why}" for why, count in left.items()) or "there are none"
+        raise UserError(f"no pair can be trained on: {reasons}", "Give more pairs, or more tokens to each.")
+    pad = pad_id(tokenizer)
+    if refers:
+        told = with_reference(told, measure_logprobs(model, told, pad, "reference"))
+    write_json(folder / "left_out.json", left)
+    train(model, over_answers(told, plan, pad), objective, plan, folder=folder)
 
 
 def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[float]]:

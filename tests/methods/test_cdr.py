@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 
-from camelid import bases, chat, cli, engines, methods, models
+from camelid import bases, chat, cli, engines, methods, models, preferences, sides
 from camelid.annotation import count_outcomes
 from camelid.engines import Completion, Question, Request, Sampling, Scored
 from camelid.engines.cache import Cache, cache_path
@@ -476,7 +476,7 @@ def test_domains_of_ones_own_from_toml(tmp_path: Path) -> None:
 
 
 def draws(texts: Sequence[str], rewards: Sequence[float], **options: Any) -> set[Any]:
-    return {cdr.build_pair(texts, rewards, random.Random(seed), **options) for seed in range(40)}
+    return {preferences.build_pair(texts, rewards, random.Random(seed), **options) for seed in range(40)}
 
 
 def test_check_7_pairs() -> None:
@@ -489,7 +489,9 @@ def test_check_7_pairs() -> None:
 
 
 def test_equal_texts_count_once_and_margin_and_worst_choose() -> None:
-    drawn = [cdr.build_pair("abbbbbbbc", [9, 1, 1, 1, 1, 1, 1, 1, 2], random.Random(seed))[1] for seed in range(400)]
+    drawn = [
+        preferences.build_pair("abbbbbbbc", [9, 1, 1, 1, 1, 1, 1, 1, 2], random.Random(seed))[1] for seed in range(400)
+    ]
     assert 0.4 < drawn.count(8) / len(drawn) < 0.6, "seven times the same text is one candidate"
     assert draws("abcd", [1, 5, 3, 4], margin=2) == {(1, 0), (1, 2)}
     assert draws("abcd", [1, 5, 3, 4], worst=True) == {(1, 0)}
@@ -695,6 +697,23 @@ def test_strong_learns_the_chosen_and_weak_the_rejected_answers(
     assert gained(strong, 0) > 0 < gained(weak, 1)
 
 
+def test_a_strong_model_made_by_dpo_prefers_the_chosen_answers(
+    tmp_path: Path, strong_model: Path, pairs_csv: Path
+) -> None:
+    """Its implicit reward against the base it started from, on the rows it was trained on; weak is that base."""
+    values = TINY | columns(pairs_csv) | {"model.base": str(strong_model), "data.test_rows": 4, "data.train_rows": 8}
+    values |= {"plan.epochs": 8, "gap_steps": [], "made_by": "preferences", "beta": 1.0}
+    folder = methods.run("cdr", values, out=tmp_path / "r")
+    rows: Any = list(iterate_rows(folder / "train.jsonl"))
+    recipe = cdr.Recipe.model_validate({"model": {"base": str(strong_model)}})
+    weak, strong = (measured(cdr.open_side(recipe, cdr.Side(), one), rows) for one in (None, folder / "strong"))
+    ratios = [cdr.reward(*pair).value[cdr.RATIO] for pair in zip(strong, weak, strict=True)]
+    assert sum(chosen > rejected for chosen, rejected in ratios) >= 7
+    assert json.loads((folder / "strong" / "left_out.json").read_text()) == {}
+    losses = [json.loads(line) for line in (folder / "strong" / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0]["loss"] == pytest.approx(0.693147, abs=1e-3), "before its first step it is its own reference"
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing catches it."""
 
@@ -843,6 +862,20 @@ def test_pairs_are_built_from_a_policys_answers(
     assert scores["pairs"]["left out"] == {"no other text is so much worse": 20}
 
 
+def test_a_policy_is_tuned_on_its_pairs_and_compared_on_other_questions(
+    tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path, scripted_sides: None
+) -> None:
+    """Held-out questions give no pairs; SimPO moves the policy, which answers them before and after."""
+    options = {"tune": True, "data.held_out_prompts": 5, "plan.epochs": 1, "plan.batch_rows": 4, "plan.lora_rank": 2}
+    pairs, scores = build(tmp_path / "r", strong_model, weak_model, prompts_csv, **options)
+    held = {row.prompt for row in iterate_rows(tmp_path / "r" / "held_out_prompts.jsonl")}  # type: ignore[union-attr]
+    assert len(held) == 5
+    assert not held & {row.prompt for row in pairs}
+    assert scores["policy"]["questions"] == 5
+    assert {"reward before", "reward after", "reward after minus before"} <= set(scores["policy"])
+    assert (tmp_path / "r" / "policy" / "adapter_model.safetensors").is_file()
+
+
 def test_answers_that_are_no_candidates_are_counted(
     tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path
 ) -> None:
@@ -926,7 +959,7 @@ def test_the_text_for_an_endpoint_lacks_the_first_token(strong_model: Path) -> N
     """The endpoint adds it by itself."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
     tokenizer.bos_token, tokenizer.chat_template = "<|end|>", "{{ bos_token }}" + TEMPLATE
-    assert cdr.lay_out(tokenizer, chat.converse("Hello")) == "#user\nHello<|end|>\n#assistant\n"
+    assert sides.lay_out(tokenizer, chat.converse("Hello")) == "#user\nHello<|end|>\n#assistant\n"
 
 
 class Echo(BaseHTTPRequestHandler):

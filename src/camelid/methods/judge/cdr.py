@@ -22,7 +22,8 @@ Algorithm. Conversation x, answers y of n tokens, models pi_strong and pi_weak.
     the pair reversed; how r goes with n; and the accuracy by how far the strong model was trained (the gap).
  6. Of prompts: N answers of a policy; chosen is argmax r, ties to the first; rejected is a random one of the other
     texts, or the worst. None where all have the same r, or no other text is `margin` below.
- 7. The pairs are written as preference rows. Tuning a policy on them comes with the preference objectives.
+ 7. The pairs are written as preference rows, and the policy is tuned on them by SimPO: L = -log sigmoid(beta / |y_c|
+    log pi(y_c | x) - beta / |y_r| log pi(y_r | x) - gamma). Its answers to held-out questions are scored by r.
 
 Differs from the paper in:
  - The answer's first token is found on the ids of the whole conversation; the authors' code begins one token early.
@@ -36,12 +37,11 @@ Differs from the paper in:
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -49,17 +49,29 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from camelid import bases, chat, data, engines, environment, forecast, labelling, metrics, models, recipe
+from camelid import (
+    bases,
+    chat,
+    data,
+    environment,
+    forecast,
+    labelling,
+    metrics,
+    models,
+    objectives,
+    preferences,
+    recipe,
+    sides,
+)
 from camelid.annotation import annotate, count_outcomes
 from camelid.data import Splits
 from camelid.data.columns import Problem, Shape, preference_shape, text_in
 from camelid.engines import Completion, Engine, Question, Sampling, Scored
-from camelid.engines.cache import Cache, cache_path
-from camelid.engines.remote import RemoteEngine
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
 from camelid.objectives import cross_entropy
 from camelid.parsing import parse_choice, parse_tagged
+from camelid.preferences import tune
 from camelid.processes import is_leader
 from camelid.reading import pad_id, tell_answer
 from camelid.recipe import Data, Model
@@ -67,6 +79,7 @@ from camelid.rows import Judged, Message, Predicted, Preference, iterate_rows
 from camelid.runs import Run, slug
 from camelid.sampling import sample
 from camelid.scoring import score
+from camelid.sides import Side
 from camelid.training import train
 
 Messages = tuple[Message, ...]
@@ -76,7 +89,6 @@ CHAT = "CHAT"
 RATIO, NORMALISED, REVERSED = "ratio", "ratio per token", "reversed pair"
 SUMMED, MEAN, LONGER = ALONE = ("strong log-prob", "strong log-prob per token", "longer answer")
 LAST = "after the last step"
-ORDER = ("first", "second")
 
 
 class Pairs(recipe.Values):
@@ -99,16 +111,7 @@ class Pairs(recipe.Values):
         description="score so many pairs; half of train if absent and the rest is trained on, else all",
     )
     prompt_rows: int | None = Field(default=None, ge=1, description="build pairs for so many questions")
-
-
-class Side(recipe.Values):
-    """A language model of the run; what is left empty is that of [model] and [engine]."""
-
-    base: str = Field(default="", description="hub id, folder, .gguf file or short name")
-    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
-    adapted: str = Field(default="", description="folder of a language model that camelid trained; it names its base")
-    url: str = Field(default="", description="address of an endpoint that has the model; base names its tokenizer then")
-    name: str = Field(default="", description="the model's name at the endpoint")
+    held_out_prompts: int = Field(default=50, ge=1, description="compare a tuned policy on so many further questions")
 
 
 class Exemplar(recipe.Values):
@@ -155,6 +158,16 @@ class Recipe(recipe.Recipe):
     max_new_tokens: int = Field(default=256, ge=1, description="longest answer of the policy (paper: 1024)")
     opponent: Literal["random", "worst"] = Field(default="random", description="which other answer is rejected")
     margin: float = Field(default=0.0, ge=0, description="least difference of reward in a pair (paper: none)")
+    made_by: Literal["answers", "preferences"] = Field(
+        default="answers",
+        description="if the pair is made here: two models tuned on the better and on the other answers, or DPO on the "
+        "pairs against the model it starts from",
+    )
+    beta: float = Field(default=0.1, gt=0, description="of DPO")
+    tune: bool = Field(default=False, description="tune the policy by SimPO on the pairs that were built (paper: true)")
+    simpo_beta: float = Field(default=2.5, gt=0, description="scale of SimPO's rewards (paper: not told)")
+    simpo_gamma: float = Field(default=1.25, ge=0, description="SimPO's margin between rewards (paper: not told)")
+    pair_tokens: int = Field(default=512, ge=16, description="longest prompt with answer in preference tuning")
 
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
@@ -176,13 +189,16 @@ def run(recipe: Recipe, run: Run) -> None:
     trained = run.rows("train", lambda: found().train) if is_made(recipe) else []
     scored = run.rows("test", lambda: found().test) if recipe.data.train or recipe.data.test else []
     prompts = run.rows("prompts", lambda: asked().test) if recipe.data.prompts else []
+    held_out = run.rows("held_out_prompts", lambda: asked().dev) if recipe.tune else []
     run.note("data", lambda: {"dropped": found().dropped | asked().dropped, "warnings": []})
 
-    sides = make_pair(recipe, run, trained)  # step 1
+    pair = make_pair(recipe, run, trained)  # step 1
     if scored:
-        measure_accuracy(recipe, run, scored, sides)  # steps 2 to 5
+        measure_accuracy(recipe, run, scored, pair)  # steps 2 to 5
     if prompts:
-        build_pairs(recipe, run, prompts, sides)  # steps 2 to 4, 6 and 7
+        built = build_pairs(recipe, run, prompts, pair)  # steps 2 to 4, and 6
+        if recipe.tune:
+            compare_policies(recipe, run, held_out, pair, tune_policy(recipe, run, built))  # step 7
 
 
 def read_pairs(recipe: Recipe) -> Splits:
@@ -208,7 +224,10 @@ def read_pairs(recipe: Recipe) -> Splits:
 
 
 def read_prompts(recipe: Recipe) -> Splits:
-    """The questions for which pairs are built, under "test"; their rows have no answers yet."""
+    """The questions for which pairs are built, under "test", and others held out, under "dev", where one is tuned.
+
+    Their rows have no answers yet.
+    """
     values, dropped = recipe.data, Counter[str]()
 
     def convert(row_id: str, origin: str, cells: dict[str, Any]) -> Preference | Problem:
@@ -216,9 +235,12 @@ def read_prompts(recipe: Recipe) -> Splits:
         return text if isinstance(text, Problem) else Preference(row_id, origin, (Message("user", text),), "", "")
 
     shape = Shape(Preference, convert, (values.prompt,), "--set data.prompt")
-    draws = random.Random(f"{recipe.plan.seed} prompts")
-    rows = _draw(_read(recipe, values.prompts, shape, dropped), values.prompt_rows, draws)
-    return Splits([], [], rows, {f"prompts: {why}": count for why, count in dropped.items()})
+    rows = _read(recipe, values.prompts, shape, dropped)
+    draw = random.Random(f"{recipe.plan.seed} prompts")
+    held = _draw(rows, min(values.held_out_prompts, len(rows) // 2), draw) if recipe.tune else []
+    questions = {row.prompt for row in held}
+    asked = _draw([row for row in rows if row.prompt not in questions], values.prompt_rows, draw)
+    return Splits([], held, asked, {f"prompts: {why}": count for why, count in dropped.items()})
 
 
 def _read(recipe: Recipe, source: str | None, shape: Shape, dropped: Counter[str]) -> list[Preference]:
@@ -258,6 +280,16 @@ def make_pair(recipe: Recipe, run: Run, rows: Sequence[Preference]) -> dict[str,
             fit=lambda model, folder: fit(model, base().tokenizer, told, recipe.plan, folder, kept),
         )
 
+    if recipe.made_by == "preferences":
+        dpo = objectives.dpo(recipe.beta)
+        folder = run.model(
+            "strong",
+            build=lambda: models.language_model(base(), {}, recipe.plan),
+            fit=lambda model, folder: tune(
+                model, base().tokenizer, rows, dpo, recipe.plan, folder, max_tokens=recipe.pair_tokens, refers=True
+            ),
+        )
+        return {"weak": lambda: open_side(recipe, Side()), "strong": lambda: open_side(recipe, Side(), folder)}
     folders: dict[str, Path | None] = {"weak": make("weak", lambda row: row.rejected, ())}
     strong = make("strong", lambda row: row.chosen, recipe.gap_steps)
     folders["strong"] = strong
@@ -295,37 +327,13 @@ def sides_of(recipe: Recipe) -> tuple[Side, Side]:
 
 
 def model_of(recipe: Recipe, side: Side) -> Model:
-    """The base of a side. Raises UserError when `adapted` holds no trained model."""
-    if not side.adapted:
-        return Model(base=side.base, revision=side.revision) if side.base else recipe.model
-    path = Path(side.adapted) / "handle.json"
-    if not path.is_file():
-        raise UserError(
-            f"{side.adapted} holds no trained model (no handle.json)", "Give the folder of a trained model."
-        )
-    origin = json.loads(path.read_text(encoding="utf-8"))
-    return Model(base=origin["base"], revision=origin["revision"])
+    """The base of a side, that of the recipe where it names none."""
+    return sides.model_of(side, recipe.model)
 
 
 def open_side(recipe: Recipe, side: Side, adapted: Path | None = None, *, scores: bool = True) -> Engine:
-    """The engine of a side; `adapted` is what was trained in this run. An endpoint `scores` laid-out text, or chats."""
-    values, folder = recipe.engine, adapted or (Path(side.adapted) if side.adapted else None)
-    if not side.url:
-        return engines.open_engine(values, model_of(recipe, side), folder)
-    given = {"kind": "remote", "url": side.url, "name": side.name, "api": "completions" if scores else "chat"}
-    values = values.model_copy(update=given)
-    if not scores:
-        return engines.open_engine(values, recipe.model)
-    tokenizer = bases.open_base(side.base, side.revision).tokenizer
-    answers = Cache(cache_path()) if values.cache else None
-    return RemoteEngine(values, cache=answers, lay_out=lambda messages: lay_out(tokenizer, messages))
-
-
-def lay_out(tokenizer: Any, messages: Messages) -> str:
-    """A conversation as text that the answer follows; the endpoint adds the first token itself."""
-    turns = [asdict(message) for message in messages]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return text.removeprefix(tokenizer.bos_token or "")
+    """The engine of a side; `adapted` is what was trained in this run."""
+    return sides.open_side(side, recipe.model, recipe.engine, adapted, scores=scores)
 
 
 def open_pair(recipe: Recipe) -> Bases:
@@ -349,15 +357,7 @@ def check_reading(pair: Bases, rows: Sequence[Preference]) -> None:
 def reads_alike(pair: Bases, *texts: str) -> bool:
     """Whether both tokenizers give the same texts back, special tokens left out."""
     strong, weak = pair
-    return strong.source == weak.source or all(
-        decode(strong.tokenizer, text) == decode(weak.tokenizer, text) for text in texts
-    )
-
-
-def decode(tokenizer: Any, text: str) -> str:
-    """What is left of a text that was tokenised."""
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return strong.source == weak.source or sides.reads_alike(strong.tokenizer, weak.tokenizer, *texts)
 
 
 # Steps 2 and 3: domain and context
@@ -474,10 +474,10 @@ RULES: dict[str, Rule] = {
 }
 
 
-def measure_accuracy(recipe: Recipe, run: Run, rows: Sequence[Preference], sides: dict[str, Opener]) -> None:
+def measure_accuracy(recipe: Recipe, run: Run, rows: Sequence[Preference], pair: dict[str, Opener]) -> None:
     """How often the better answer wins by the ratio and by what is simpler; which texts were given; length; the gap."""
     contexts, facts = lay_contexts(recipe, run, "test", rows)
-    found = {side: measure(recipe, run, f"test-{slug(side)}", contexts, answers_of, sides[side]) for side in sides}
+    found = {side: measure(recipe, run, f"test-{slug(side)}", contexts, answers_of, pair[side]) for side in pair}
     rewards = run.rows("rewards/test", lambda: map(reward, found["strong"], found["weak"]))
     run.scores("contexts", lambda: facts | compare_contexts(rows, contexts, found))
     good = [place for place in range(len(rows)) if all(one[place].outcome == "value" for one in found.values())]
@@ -506,14 +506,12 @@ def answers_of(row: Preference) -> tuple[str, str]:
 def prefer(rule: Rule, seed: int, row: Preference, strong: Judged, weak: Judged) -> Predicted:
     """Which answer has more of what the rule counts; they are shown in a drawn order, and ties go to the first."""
     both = zip(strong.value["logprobs"], weak.value["logprobs"], answers_of(row), strict=True)
-    values = [rule(ours, theirs, text) for ours, theirs, text in both]
-    turned = random.Random(f"{seed} order {row.id}").random() < 0.5
-    return Predicted(row.id, ORDER[turned], ORDER[find_best(values[::-1] if turned else values)], {})
+    return preferences.prefer(row.id, [rule(ours, theirs, text) for ours, theirs, text in both], seed)
 
 
 def compare(systems: dict[str, list[Predicted]], ours: str) -> dict[str, Any]:
     """An entry of scores.json; what needs the strong model is not called cheap."""
-    return {"split": "test", **evaluate(systems, ORDER, ours, "labels", trained=set(systems) - {LONGER})}
+    return {"split": "test", **evaluate(systems, preferences.ORDER, ours, "labels", trained=set(systems) - {LONGER})}
 
 
 def compare_contexts(
@@ -562,18 +560,18 @@ def count_pairs(
 # Steps 6 and 7: pairs of a policy's answers
 
 
-def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], sides: dict[str, Opener]) -> None:
+def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], pair: dict[str, Opener]) -> list[Preference]:
     """Candidates, their rewards, and a preference row of each question that gives one."""
-    policy, pair = cache(lambda: open_side(recipe, recipe.policy, scores=False)), cache(lambda: open_pair(recipe))
+    policy, opened = cache(lambda: open_side(recipe, recipe.policy, scores=False)), cache(lambda: open_pair(recipe))
     path = run.map(
-        "candidates", prompts, lambda rows: draw_candidates(recipe, policy(), pair(), rows), total=len(prompts)
+        "candidates", prompts, lambda rows: draw_candidates(recipe, policy(), opened(), rows), total=len(prompts)
     )
     candidates: list[Any] = list(iterate_rows(path))
     texts = {one.id: one.value["texts"] for one in candidates if one.value}
     asked = [row for row in prompts if len(set(texts.get(row.id, ()))) > 1]
     contexts, facts = lay_contexts(recipe, run, "prompts", asked)
     found = {
-        side: measure(recipe, run, f"prompts-{side}", contexts, lambda row: texts[row.id], sides[side])
+        side: measure(recipe, run, f"prompts-{side}", contexts, lambda row: texts[row.id], pair[side])
         for side in ("weak", "strong")
     }
     rewards = run.rows("rewards/prompts", lambda: map(reward, found["strong"], found["weak"]))
@@ -600,13 +598,16 @@ def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], sides: 
         },
     )
     run.scores("contexts_of_prompts", lambda: compare_contexts(asked, contexts, found))
+    return built
 
 
-def draw_candidates(recipe: Recipe, policy: Engine, pair: Bases, rows: Sequence[Preference]) -> list[Judged]:
+def draw_candidates(
+    recipe: Recipe, policy: Engine, pair: Bases, rows: Sequence[Preference], count: int | None = None
+) -> list[Judged]:
     """The policy's answers to each question that ended by themselves and that both tokenizers read alike."""
     sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p)
     prompts = [row.prompt for row in rows]
-    replies = sample(policy, prompts, sampling, samples=recipe.candidates, seed=recipe.plan.seed, what="")
+    replies = sample(policy, prompts, sampling, samples=count or recipe.candidates, seed=recipe.plan.seed, what="")
     judged = []
     for row, found in zip(rows, replies, strict=True):
         faults = [fault_of(reply, pair) for reply in found]
@@ -639,30 +640,71 @@ def choose_pair(recipe: Recipe, texts: Sequence[str], judged: Judged) -> tuple[i
         return judged.reply, None
     values = judged.value[NORMALISED if recipe.normalised else RATIO]
     draw = random.Random(f"{recipe.plan.seed} opponent {judged.id}")
-    return build_pair(texts, values, draw, margin=recipe.margin, worst=recipe.opponent == "worst")
+    return preferences.build_pair(texts, values, draw, margin=recipe.margin, worst=recipe.opponent == "worst")
 
 
-def find_best(values: Sequence[float]) -> int:
-    """The place of the largest value, of equal ones the first."""
-    return max(range(len(values)), key=values.__getitem__)
+def tune_policy(recipe: Recipe, run: Run, pairs: Sequence[Preference]) -> Path:
+    """The policy after SimPO on the pairs: -log sigmoid(beta (m_chosen - m_rejected) - gamma), m per token."""
+    side = recipe.policy
+    named = model_of(recipe, side)
+    base = cache(lambda: bases.open_base(named.base, named.revision))
+    start = Path(side.adapted) if side.adapted else None
+    loss = objectives.simpo(recipe.simpo_beta, recipe.simpo_gamma)
+    return run.model(
+        "policy",
+        build=lambda: models.language_model(base(), {}, recipe.plan, start),
+        fit=lambda model, folder: tune(
+            model, base().tokenizer, pairs, loss, recipe.plan, folder, max_tokens=recipe.pair_tokens
+        ),
+    )
 
 
-def build_pair(
-    texts: Sequence[str], rewards: Sequence[float], draw: random.Random, *, margin: float = 0.0, worst: bool = False
-) -> tuple[int, int] | tuple[str, None]:
-    """(chosen, rejected) as places, or (reason, None): argmax, and a drawn one of the other texts, or the `worst`.
+def compare_policies(
+    recipe: Recipe, run: Run, rows: Sequence[Preference], pair: dict[str, Opener], tuned: Path
+) -> None:
+    """Rewards of an answer to each held-out question by the policy before and after, and how long the answers are."""
+    opened = cache(lambda: open_pair(recipe))
+    contexts, _ = lay_contexts(recipe, run, "held_out", rows)
+    texts: dict[str, dict[str, str]] = {}
+    found: dict[str, list[Any]] = {}
+    for name, folder in (("before", None), ("after", tuned)):
+        policy = cache(lambda folder=folder: open_side(recipe, recipe.policy, folder, scores=False))
+        path = run.map(
+            f"answers/{name}", rows, lambda some, policy=policy: draw_candidates(recipe, policy(), opened(), some, 1)
+        )
+        texts[name] = {one.id: one.value["texts"][0] for one in iterate_rows(path) if one.value}  # type: ignore[union-attr]
+    both = [row for row in contexts if all(row.id in answers for answers in texts.values())]
+    for name, answers in texts.items():
+        scored = {
+            side: measure(
+                recipe, run, f"{name}-{side}", both, lambda row, answers=answers: [answers[row.id]], pair[side]
+            )
+            for side in ("weak", "strong")
+        }
+        found[name] = [reward(*one) for one in zip(scored["strong"], scored["weak"], strict=True)]
+    run.scores("policy", lambda: describe_policies(recipe, both, found, texts))
 
-    Equal texts count once, and `margin` is the least difference of reward.
-    """
-    if max(rewards) == min(rewards):
-        return "all rewards are equal", None
-    best = find_best(rewards)
-    first = {text: place for place, text in reversed(list(enumerate(texts)))}
-    others = sorted(place for text, place in first.items() if text != texts[best])
-    others = [place for place in others if rewards[best] - rewards[place] >= margin]
-    if not others:
-        return "no other text is so much worse", None
-    return best, min(others, key=rewards.__getitem__) if worst else draw.choice(others)
+
+def describe_policies(
+    recipe: Recipe, rows: Sequence[Preference], found: dict[str, list[Any]], texts: dict[str, dict[str, str]]
+) -> dict[str, Any]:
+    """Mean reward before and after with their difference, rows resampled, and mean characters of the answers."""
+    name = NORMALISED if recipe.normalised else RATIO
+    good = [place for place in range(len(rows)) if all(each[place].value for each in found.values())]
+    if not good:
+        return {"questions": 0}
+    values = {when: np.array([each[place].value[name][0] for place in good]) for when, each in found.items()}
+    draws = metrics.Draws(len(good), metrics.SEED)
+    values["after minus before"] = values["after"] - values["before"]
+    lengths = {when: np.mean([len(texts[when][rows[place].id]) for place in good]) for when in found}
+    return {
+        "questions": len(good),
+        **{
+            f"reward {when}": metrics.interval(float(each.mean()), metrics.resampled_mean(each, draws)).as_dict()
+            for when, each in values.items()
+        },
+        **{f"characters {when}": round(float(length), 1) for when, length in lengths.items()},
+    }
 
 
 # Problems and the forecast
@@ -677,13 +719,17 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
         found.append((f"domains cannot be told apart: {', '.join(names)}", "Give names that differ in more than case."))
     for role in ("strong", "weak", "router", "policy"):
         side: Side = getattr(recipe, role)
-        if bool(side.url) != bool(side.name):
-            found.append((f"{role}.url and {role}.name go together", "Give both, or neither for a local model."))
-        if side.adapted and (side.base or side.url):
-            found.append((f"{role}.adapted names its own base", f"Leave out {role}.base and {role}.url."))
+        found += sides.complain_of(role, side)
         if (side.adapted or is_made(recipe)) and (recipe.engine.kind != "local" or recipe.engine.ray):
             what = f"{role} has an adapter" if side.adapted else "the two models are trained here"
             found.append((f"{what}, which only the local engine reads", "Set engine.kind to local, without ray."))
+    if recipe.tune and not recipe.data.prompts:
+        found.append(("there are no questions to build pairs for, on which to tune", "Name some: --prompts FILE"))
+    if recipe.tune and (recipe.policy.url or plan.keep != "last" or plan.patience is not None):
+        what = "a policy is tuned here, on this machine and without dev rows"
+        found.append((what, "Leave out policy.url, plan.keep and plan.patience."))
+    if recipe.made_by == "preferences" and recipe.gap_steps:
+        found.append(("gap_steps belong to models made by answers", "Leave them out, or set made_by to answers."))
     if not is_made(recipe):
         return found + _pair_complaints(recipe)
     if not recipe.data.train:
@@ -699,15 +745,15 @@ def _pair_complaints(recipe: Recipe) -> list[tuple[str, str]]:
     if not (recipe.data.train or recipe.data.test or recipe.data.prompts):
         found.append(("no rows are named", "Give pairs (--data), or questions to build pairs for (--prompts)."))
     with suppress(UserError):  # `open_pair` says that no model is there
-        sides = sides_of(recipe)
-        strong, weak = ((model_of(recipe, side), side.adapted, side.url, side.name) for side in sides)
+        given = sides_of(recipe)
+        strong, weak = ((model_of(recipe, side), side.adapted, side.url, side.name) for side in given)
         if strong == weak:
             found.append(("strong and weak are the same model", "Every ratio would be 0: name another for one."))
-        if recipe.engine.kind == "remote" and not all(side.url for side in sides):
+        if recipe.engine.kind == "remote" and not all(side.url for side in given):
             found.append(("engine.kind is remote, and the two models need addresses", "Set strong.url and weak.url."))
-        if any(side.url and not side.base for side in sides):
+        if any(side.url and not side.base for side in given):
             found.append(("an endpoint's tokenizer and chat template are not known", "Name its model: strong.base."))
-        if recipe.ended and any(side.url for side in sides):
+        if recipe.ended and any(side.url for side in given):
             found.append(("an endpoint cannot score the end of a turn", "Add --ended false."))
     return found
 
