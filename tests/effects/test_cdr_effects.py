@@ -107,6 +107,16 @@ def test_harmless_answers() -> None:
     assert accuracies(scores["held_out"])[cdr.RATIO] > 0.4
 
 
+def test_dpo_against_its_own_start() -> None:
+    """The card's second setting: slightly above a coin on people's pairs, where the longer answer is below it."""
+    rows = {"data__train": "hh-harmless", "data__test": "hh-harmless:dev", "data__train_rows": 300}
+    plan = {"plan__learning_rate": 1e-4, "plan__batch_rows": 4, "pair_tokens": 256}
+    scores = run_or_resume(METHOD, "cdr-dpo", made_by="preferences", **rows, **plan)
+    write_figures(METHOD, "dpo", table("cdr-dpo", scores, "held_out", "variants"))
+    assert accuracies(scores["held_out"])[cdr.LONGER] == pytest.approx(0.435, abs=0.01)
+    assert accuracies(scores["held_out"])[cdr.RATIO] > 0.5
+
+
 def test_a_pair_shares_its_prompt() -> None:
     """Scoring both answers behind one prompt against prompt and answer joined, in batches sorted by length."""
     base = bases.open_base("smollm2-135m")

@@ -776,6 +776,11 @@ def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> li
         ("pair", f"{names[0]}, tuned on the better answers and on the others"),
         ("steps", f"{steps} of {recipe.plan.batch_rows} pairs, for each of the two models"),
     ]
+    if recipe.made_by == "preferences":
+        made = [
+            ("pair", f"{names[0]}, tuned by DPO, and itself"),
+            ("steps", f"{steps} of {recipe.plan.batch_rows} pairs"),
+        ]
     dropped = ", ".join(f"{count:,} {why}" for why, count in (pairs.dropped | prompts.dropped).items())
     return [
         *(made if is_made(recipe) else [("pair", f"strong {names[0]}, weak {names[1]}")]),
