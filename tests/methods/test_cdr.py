@@ -16,7 +16,7 @@ import pytest
 import torch
 import transformers
 
-from camelid import bases, chat, cli, engines, methods, models, preferences, sides
+from camelid import bases, candidates, chat, cli, engines, methods, models, preferences, sides
 from camelid.annotation import count_outcomes
 from camelid.engines import Completion, Question, Request, Sampling, Scored
 from camelid.engines.cache import Cache, cache_path
@@ -806,7 +806,7 @@ def build(folder: Path, strong: Path, weak: Path, prompts: Path, **values: Any) 
 def test_the_policy_samples_as_the_recipe_says(strong_model: Path) -> None:
     values = {"candidates": 3, "temperature": 0.7, "top_p": 0.6, "max_new_tokens": 9, "plan": {"seed": 5}}
     policy, base = scripted("policy"), bases.open_base(str(strong_model))
-    cdr.draw_candidates(cdr.Recipe.model_validate(values), policy, (base, base), ROWS[:1])
+    cdr.ask_policy(cdr.Recipe.model_validate(values), policy, (base, base), ROWS[:1])
     assert policy.asked == [Request(ROWS[0].prompt, Sampling(9, 0.7, 0.6), 5, number) for number in range(3)]
 
 
@@ -818,7 +818,7 @@ def test_what_is_no_candidate(strong_model: Path) -> None:
         Completion("Yes, it", "length"),
         Completion("Yes", "failed", problem="timeout"),
     ]
-    faults = [cdr.fault_of(reply, (base, base)) for reply in replies]
+    faults = [candidates.fault_of(reply, lambda text: cdr.reads_alike((base, base), text)) for reply in replies]
     assert faults == ["", "empty", "cut off at max_new_tokens", "timeout"]
 
 
@@ -1031,7 +1031,10 @@ def test_two_tokenizers_that_read_a_text_differently_are_refused(
     for texts in (("Big?", "yes", "no"), ("small?", "Yes", "no"), ("small?", "yes", "No")):
         with pytest.raises(UserError, match="in 1 pairs: line 0"):
             cdr.check_reading(pair, [row_of(*texts)])
-    assert cdr.fault_of(Completion("Not fine", "end"), pair) == "not decoded alike by strong and weak"
+    assert (
+        candidates.fault_of(Completion("Not fine", "end"), lambda text: cdr.reads_alike(pair, text))
+        == "not decoded alike by strong and weak"
+    )
 
 
 def test_a_special_token_in_an_answer_is_seen(tmp_path: Path, strong_model: Path) -> None:

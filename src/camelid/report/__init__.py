@@ -20,6 +20,7 @@ from camelid.report import (
     costs,
     curves,
     facts,
+    histograms,
     leaderboards,
     mistakes,
     reasons,
@@ -84,6 +85,10 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         "spent": curves.draw_costs(entries.curves.x, entries.curves.y, entries.curves.lines)
         if entries.curves
         else None,
+        "spread": histograms.plot_numbers(entries.spread.groups, entries.spread.of, entries.spread.units)
+        if entries.spread
+        else None,
+        "spread_of": entries.spread.of if entries.spread else "",
         "plain": entries.plain,
         "curve": curves.draw_learning(files.lines("model/metrics.jsonl")),
         "stages": costs.list_stages(stage_costs, files.splits(), systems),

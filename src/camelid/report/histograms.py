@@ -1,4 +1,4 @@
-"""How labels that are numbers are spread in each split."""
+"""How numbers are spread: labels in each split, rewards of the better and the other answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WIDEST = 0.1  # of the axis, for a bar that stands for one value
 Bar = tuple[float, float, int, str]  # low, high, rows, what it stands for
 
 
-def plot_numbers(splits: Mapping[str, Sequence[float]]) -> DotPlot | None:
-    """One histogram a split, all over one axis; None when there are no numbers."""
+def plot_numbers(splits: Mapping[str, Sequence[float]], of: str = "label", units: str = "rows") -> DotPlot | None:
+    """One histogram a split, all over one axis, of a number of each of its `units`; None when there are no numbers."""
     values = [value for numbers in splits.values() for value in numbers]
     if not values:
         return None
@@ -29,8 +29,8 @@ def plot_numbers(splits: Mapping[str, Sequence[float]]) -> DotPlot | None:
         half = min([WIDEST * (axis.high - axis.low), *(high - low for low, high in pairwise(places))]) / 2
         rows = {name: count_places(splits[name], places, half) for name in rows}
         axis = Axis(axis.low - half, axis.high + half, axis.ticks)
-    plots = [_row(name, splits[name], bars, axis) for name, bars in rows.items()]
-    return DotPlot(plots, [], draw_ticks(axis, "axis: label"))
+    plots = [_row(name, splits[name], bars, axis, of, units) for name, bars in rows.items()]
+    return DotPlot(plots, [], draw_ticks(axis, f"axis: {of}"))
 
 
 def count_stretches(numbers: Sequence[float], axis: Axis) -> list[Bar]:
@@ -50,14 +50,14 @@ def count_places(numbers: Sequence[float], places: Sequence[float], half: float)
     return [(place - half, place + half, counts[place], show_number(place)) for place in places]
 
 
-def _row(name: str, numbers: Sequence[float], bars: Sequence[Bar], axis: Axis) -> PlotRow:
+def _row(name: str, numbers: Sequence[float], bars: Sequence[Bar], axis: Axis, of: str, units: str) -> PlotRow:
     largest = max(count for _, _, count, _ in bars)
     columns = [
-        Column(low, high, count / largest, f"{what}: {show_count(count)} rows")
+        Column(low, high, count / largest, f"{what}: {show_count(count)} {units}")
         for low, high, count, what in bars
         if count
     ]
     spread = f"mean {show_number(fmean(numbers))}, standard deviation {show_number(pstdev(numbers))}"
     ends = f"{show_number(min(numbers))} to {show_number(max(numbers))}"
-    label = f"labels of {show_count(len(numbers))} {name} rows: {spread}, {ends}"
+    label = f"{of}s of {show_count(len(numbers))} {name} {units}: {spread}, {ends}"
     return PlotRow(name, draw_columns(columns, axis, label), f"mean {show_number(fmean(numbers))}", ends)

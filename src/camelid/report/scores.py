@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 from camelid.report.numbers import show_score, show_value
 
 FOLD = 20  # more classes than this are shown by their extremes first
-SEEDS, CURVES, LEADERBOARD, PAIRWISE = "seeds", "curves", "leaderboard", "pairwise"
+SEEDS, CURVES, LEADERBOARD, PAIRWISE, SPREAD = "seeds", "curves", "leaderboard", "pairwise", "spread"
 ENDS = {"value", "low", "high"}
 
 
@@ -148,6 +148,14 @@ class Curves(BaseModel):
     lines: dict[str, list[tuple[FiniteFloat, FiniteFloat]]] = Field(min_length=1)
 
 
+class Spread(BaseModel):
+    """The entry "spread": a number, named by a noun, of each of some units, by group."""
+
+    of: str
+    units: str
+    groups: dict[str, list[FiniteFloat]] = Field(min_length=1)
+
+
 class Rated(BaseModel):
     """A line of the leaderboard; rates and errors are in per cent."""
 
@@ -195,12 +203,13 @@ class Entries:
     curves: Curves | None
     leaderboard: Leaderboard | None
     pairwise: Pairwise | None
+    spread: Spread | None
     plain: list[tuple[str, list[tuple[str, str]]]]
 
 
 def read_entries(scores: Mapping[str, Any]) -> Entries:
     """The entries of scores.json, each as what it is."""
-    kinds = {SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise}
+    kinds = {SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise, SPREAD: Spread}
     comparisons, plain = [], []
     single: dict[str, Any] = dict.fromkeys(kinds)
     for name, entry in scores.items():

@@ -64,9 +64,10 @@ from camelid import (
     sides,
 )
 from camelid.annotation import annotate, count_outcomes
+from camelid.candidates import draw_candidates
 from camelid.data import Splits
 from camelid.data.columns import Problem, Shape, preference_shape, text_in
-from camelid.engines import Completion, Engine, Question, Sampling, Scored
+from camelid.engines import Engine, Question, Sampling, Scored
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
 from camelid.objectives import cross_entropy
@@ -77,7 +78,6 @@ from camelid.reading import pad_id, tell_answer
 from camelid.recipe import Data, Model
 from camelid.rows import Judged, Message, Predicted, Preference, iterate_rows
 from camelid.runs import Run, slug
-from camelid.sampling import sample
 from camelid.scoring import score
 from camelid.sides import Side
 from camelid.training import train
@@ -563,9 +563,7 @@ def count_pairs(
 def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], pair: dict[str, Opener]) -> list[Preference]:
     """Candidates, their rewards, and a preference row of each question that gives one."""
     policy, opened = cache(lambda: open_side(recipe, recipe.policy, scores=False)), cache(lambda: open_pair(recipe))
-    path = run.map(
-        "candidates", prompts, lambda rows: draw_candidates(recipe, policy(), opened(), rows), total=len(prompts)
-    )
+    path = run.map("candidates", prompts, lambda rows: ask_policy(recipe, policy(), opened(), rows), total=len(prompts))
     candidates: list[Any] = list(iterate_rows(path))
     texts = {one.id: one.value["texts"] for one in candidates if one.value}
     asked = [row for row in prompts if len(set(texts.get(row.id, ()))) > 1]
@@ -601,37 +599,13 @@ def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], pair: d
     return built
 
 
-def draw_candidates(
+def ask_policy(
     recipe: Recipe, policy: Engine, pair: Bases, rows: Sequence[Preference], count: int | None = None
 ) -> list[Judged]:
     """The policy's answers to each question that ended by themselves and that both tokenizers read alike."""
     sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p)
-    prompts = [row.prompt for row in rows]
-    replies = sample(policy, prompts, sampling, samples=count or recipe.candidates, seed=recipe.plan.seed, what="")
-    judged = []
-    for row, found in zip(rows, replies, strict=True):
-        faults = [fault_of(reply, pair) for reply in found]
-        texts = [reply.text for reply, fault in zip(found, faults, strict=True) if not fault]
-        value = {"texts": texts, "left out": dict(Counter(filter(None, faults)))}
-        problems = [reply.problem for reply in found if reply.problem]
-        if texts:
-            judged.append(Judged(row.id, row.origin, "value", value, ""))
-        elif len(problems) == len(found):  # nothing is known of the question yet
-            judged.append(Judged(row.id, row.origin, "failed", None, problems[0], problem=problems[0]))
-        else:
-            judged.append(Judged(row.id, row.origin, "malformed", None, f"no answer left: {faults[0]}"))
-    return judged
-
-
-def fault_of(reply: Completion, pair: Bases) -> str:
-    """Why an answer is no candidate; empty where it is one."""
-    if reply.stop == "failed":
-        return reply.problem
-    if reply.stop == "length":
-        return "cut off at max_new_tokens"
-    if not reply.text.strip():
-        return "empty"
-    return "" if reads_alike(pair, reply.text) else "not decoded alike by strong and weak"
+    alike = lambda text: reads_alike(pair, text)  # noqa: E731
+    return draw_candidates(policy, rows, sampling, count or recipe.candidates, recipe.plan.seed, alike)
 
 
 def choose_pair(recipe: Recipe, texts: Sequence[str], judged: Judged) -> tuple[int, int] | tuple[str, None]:
@@ -670,7 +644,7 @@ def compare_policies(
     for name, folder in (("before", None), ("after", tuned)):
         policy = cache(lambda folder=folder: open_side(recipe, recipe.policy, folder, scores=False))
         path = run.map(
-            f"answers/{name}", rows, lambda some, policy=policy: draw_candidates(recipe, policy(), opened(), some, 1)
+            f"answers/{name}", rows, lambda some, policy=policy: ask_policy(recipe, policy(), opened(), some, 1)
         )
         texts[name] = {one.id: one.value["texts"][0] for one in iterate_rows(path) if one.value}  # type: ignore[union-attr]
     both = [row for row in contexts if all(row.id in answers for answers in texts.values())]

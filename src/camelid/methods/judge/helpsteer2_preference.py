@@ -393,6 +393,8 @@ def measure_accuracy(recipe: Recipe, run: Run, test: Sequence[Preference], rewar
             ),
         },
     )
+    groups = dict(zip(("preferred", "other"), map(list, zip(*values[EXPO], strict=True)), strict=True))
+    run.scores("spread", lambda: {"of": "reward", "units": "answers", "groups": groups})
     run.scores("strength", lambda: by_strength(test, values))
     run.scores("length", lambda: by_length(test, values[EXPO]))
 
