@@ -483,3 +483,13 @@ def test_the_next_folder_is_the_first_free_one(tmp_path: Path) -> None:
     (tmp_path / "ls-llama-1").mkdir()
     (tmp_path / "ls-llama-3").mkdir()
     assert next_folder("ls-llama", tmp_path) == tmp_path / "ls-llama-2"
+
+
+def test_what_the_leader_notes_is_known_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others do not call what makes it, and read it behind the leader."""
+    with start(tmp_path / "r") as run:
+        other = Run(run.folder, read_manifest(run.folder))
+        run.note("tasks", lambda: {"a": 1})
+        monkeypatch.setattr(runs, "is_leader", lambda: False)
+        other.note("tasks", lambda: pytest.fail("only the leader makes it"))
+        assert other.manifest["notes"]["tasks"] == {"a": 1}

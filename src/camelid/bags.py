@@ -84,6 +84,7 @@ def read_bags(values: BagData, seed: int) -> Bagged:
     test = read_members(source, dropped, **columns) if source else []
     draw = random.Random(f"{seed} bags")
     if values.bag_rows is not None:
+        rows = _only_labelled(rows, dropped)
         if not test:
             held = set(draw.sample(range(len(rows)), round(HELD_OUT * len(rows))))
             test = [row for number, row in enumerate(rows) if number in held]
@@ -95,6 +96,15 @@ def read_bags(values: BagData, seed: int) -> Bagged:
         test = [test[number] for number in sorted(draw.sample(range(len(test)), values.test_rows))]
     _check_labels(found, test, values)
     return replace(found, test=test, dropped=dict(dropped))
+
+
+def _only_labelled(rows: Sequence[Member], dropped: Counter[str]) -> list[Member]:
+    known = [row for row in rows if row.positive is not None]
+    if not known:
+        raise UserError("no row has a label, and bags are drawn to be counted", "Name its column with --data.label.")
+    if len(known) < len(rows):
+        dropped["without a label, so that no bag can count them"] += len(rows) - len(known)
+    return known
 
 
 def draw_bags(
@@ -167,6 +177,12 @@ def _gather(values: BagData, rows: Sequence[Member], dropped: Counter[str]) -> B
     elif empty:
         problems.append(UserError(f"{_some(empty)} have no rows in {values.train}", "Add --set data.missing=drop."))
     names = [name for name in by_bag if name in told]
+    if values.missing == "drop" and not values.shares:
+        lost = _bags_that_lost_rows(values, by_bag)
+        dropped["in bags whose total counts rows that were left out"] += sum(len(by_bag[name]) for name in lost)
+        names = [name for name in names if name not in lost]
+        if not names:
+            raise UserError("every bag lacks some of its rows", "Its total counts them: fill them in.")
     size = {name: len(by_bag[name]) for name in names}
     counts = {name: told[name] * size[name] if values.shares else told[name] for name in names}
     beyond = [
@@ -175,7 +191,7 @@ def _gather(values: BagData, rows: Sequence[Member], dropped: Counter[str]) -> B
     if beyond:
         problems.append(UserError(f"totals beyond the size of their bag: {_some(beyond)}", "Correct them."))
     broken = [name for name in names if abs(counts[name] - round(counts[name])) > WHOLE]
-    warnings = []
+    warnings = [] if values.id else _warn_of_overlap(rows)
     if broken and values.shares:
         warnings.append(f"shares that are no whole number of rows, rounded: {_some(broken)}")
     elif broken:
@@ -190,12 +206,32 @@ def _gather(values: BagData, rows: Sequence[Member], dropped: Counter[str]) -> B
     if not chosen:
         raise UserError(f"no bag has at most data.train_rows = {values.train_rows} rows", "Raise it.")
     if len(chosen) < len(bags):
-        dropped["in bags beyond data.train_rows"] += sum(len(bag.members) for bag in bags if bag not in chosen)
+        kept = {bag.id for bag in chosen}
+        dropped["in bags beyond data.train_rows"] += sum(len(bag.members) for bag in bags if bag.id not in kept)
     return Bagged([row for bag in chosen for row in by_bag[bag.id]], chosen, [], warnings=warnings)
+
+
+def _warn_of_overlap(rows: Sequence[Member]) -> list[str]:
+    """Rows of equal content in several bags: nobody can tell whether they are one row, unless a column names it."""
+    bags: dict[Any, set[str]] = defaultdict(set)
+    for row in rows:
+        bags[row.text, row.numbers].add(row.bag)
+    count = sum(len(names) > 1 for names in bags.values())
+    told = f"{count} texts or lines of numbers stand in several bags: if they are the same rows, name them with data.id"
+    return [told] if count else []
+
+
+def _bags_that_lost_rows(values: BagData, by_bag: dict[str, list[Member]]) -> set[str]:
+    """Bags of which the file has more rows than could be read: the total counts those too."""
+    written = Counter(str(cells.get(values.bag)).strip() for _, cells in read_table(Path(values.train)))
+    return {name for name, rows in by_bag.items() if written[name] > len(rows)}
 
 
 def _read_totals(values: BagData, source: str) -> tuple[dict[str, float], list[UserError]]:
     """What is told of each bag; a bag of which two different numbers are told is a problem."""
+    if source.partition(":")[0] in data.named_sets():
+        what = f"the rows of {source} are labelled, and stand in no bags"
+        raise UserError(what, "Let bags be drawn and counted: --set data.bag_rows=8")
     told: dict[str, float] = {}
     differ: dict[str, None] = {}
     wrong: list[str] = []

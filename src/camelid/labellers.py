@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from camelid.annotation import PromptOf, annotate, choose
 from camelid.engines import Engine, Sampling
+from camelid.errors import UserError
 from camelid.parsing import Parsed
-from camelid.rows import Judged, Labelled, Member, iterate_rows
+from camelid.rows import PASSING, Judged, Labelled, Member, iterate_rows
 from camelid.runs import Run
 
 Labeller = Callable[[Sequence[Member]], list[Judged]]
@@ -51,28 +52,55 @@ def ask_model(
 
 
 def parse_word(text: str, words: Words) -> Parsed:
-    """The whole reply, without regard for case and a full stop: one word may be part of the other."""
-    said = text.strip().rstrip(".").casefold()
-    if said in (words.relevant.casefold(), words.other.casefold()):
-        return Parsed("value", said == words.relevant.casefold())
-    return Parsed("malformed", detail="is neither of the two words")
+    """The whole reply, without regard for case and closing punctuation: one word may be part of the other."""
+    said, relevant, other = (_bare(each) for each in (text, words.relevant, words.other))
+    return (
+        Parsed("value", said == relevant)
+        if said in (relevant, other)
+        else Parsed("malformed", detail="is neither of the two words")
+    )
+
+
+def _bare(word: str) -> str:
+    return word.strip().rstrip(".!?;,").casefold()
 
 
 def keep_labels(
-    run: Run, folder: str, pool: Sequence[Member], labeller: Labeller, *, one_by_one: bool
+    run: Run, folder: str, pool: Sequence[Member], labeller: Labeller, said: dict[str, Judged], *, one_by_one: bool
 ) -> Callable[[str, Sequence[int]], list[Judged]]:
     """What labels rows of the pool under a name, and keeps it in the run's `folder`: what is there is not asked again.
 
-    `one_by_one` keeps each answer before the next row is shown, as a person may leave at any time.
+    Nor is a row that is in `said`, which several of these may share. `one_by_one` keeps each answer before the next row
+    is shown, as a person may leave at any time. Raises UserError when the labeller is out of reach, so that a resumed
+    run goes on there, and when the rows are not those that were labelled under that name.
     """
+
+    def judge(rows: Sequence[Member]) -> list[Judged]:
+        open_rows = [row for row in rows if row.id not in said]
+        given = labeller(open_rows) if open_rows else []
+        _check_reached(given, run)
+        told = {one.id: one for one in given}
+        return [said.get(row.id) or told[row.id] for row in rows]
 
     def label(name: str, rows: Sequence[int]) -> list[Judged]:
         chosen, chunk = [pool[row] for row in rows], 1 if one_by_one else len(rows)
-        path = run.map(f"{folder}/{name}", chosen, labeller, chunk=chunk, total=len(rows), may_fail=True)
+        path = run.map(f"{folder}/{name}", chosen, judge, chunk=chunk, total=len(rows), may_fail=True)
         judged: list[Any] = list(iterate_rows(path))
+        if [one.id for one in judged] != [row.id for row in chosen]:
+            what = f"{path.name} holds labels of other rows than this run would have labelled now"
+            raise UserError(what, "Another machine, thread count or version rounds otherwise: go on where it began.")
+        said.update({one.id: one for one in judged if one.outcome != "failed"})
         return judged
 
     return label
+
+
+def _check_reached(given: Sequence[Judged], run: Run) -> None:
+    """Whether anything came back. A spent budget is no such failure, nor is one row that always fails."""
+    passing = [one.problem for one in given if one.outcome == "failed" and one.problem in PASSING]
+    if given and len(passing) == len(given) and (len(given) > 1 or passing[0] == "unreachable"):
+        what = f"the labeller answered none of the last {len(given)} rows ({passing[0]})"
+        raise UserError(what, f"See to the cause; camelid resume {run.folder} then goes on with them.")
 
 
 def export_labels(run: Run, folder: str, pool: Sequence[Member], classes: Sequence[str]) -> list[Labelled]:

@@ -42,10 +42,14 @@ def _records(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}", "Fetch it again.") from error
     needed = {"ground_truth", "model_response"}
-    if not isinstance(records, list) or not records or any(not needed <= set(one) for one in records):
+    if not isinstance(records, list) or not records or not all(_is_record(one, needed) for one in records):
         what = f"{path} is no list of records with ground_truth and model_response"
         raise UserError(what, "Each task has a file of its own, with one record a row.")
     return records
+
+
+def _is_record(one: Any, needed: set[str]) -> bool:
+    return isinstance(one, dict) and needed <= set(one) and one["ground_truth"] != []
 
 
 def rescore(responses: Mapping[str, Sequence[Mapping[str, Any]]], pooled: Sequence[str] = ()) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def is_right(record: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
     first capital letter; otherwise all of it but spaces around it.
     """
     golds, said = _golds(record), str(record["model_response"] or "")
-    if _golds(first)[0].isdigit():
+    if re.fullmatch(r"-?\d+", _golds(first)[0]):
         return read_integer(said) in map(read_integer, golds)
     if not first.get("logprobs"):
         said = next((letter for letter in said if letter.isupper()), "")

@@ -157,10 +157,16 @@ class Run:
         return scores[name]
 
     def note(self, name: str, make: Callable[[], Any]) -> None:
-        """Keep a fact for the report under `name` in the manifest (counts of dropped rows, warnings), once."""
-        if name not in self.manifest["notes"] and is_leader():
+        """Keep a fact for the report under `name` in the manifest (counts of dropped rows, warnings), once.
+
+        `make` is called by the leader only, so it calls no stage of the run: the others would wait for one another.
+        """
+        if name in self.manifest["notes"]:
+            return
+        if is_leader():
             self.manifest["notes"][name] = make()
             self._write_manifest()
+        self._meet()
 
     def finish(self) -> None:
         """Mark the whole run as finished."""

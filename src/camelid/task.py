@@ -201,8 +201,31 @@ def by_task(rows: Iterable[Asked]) -> Split:
 
 
 def document_of(row: Asked) -> str:
-    """What makes two rows questions about one document."""
+    """What makes two rows questions about one document, where both name a group or neither does."""
     return row.group or row.text.strip()
+
+
+def join_documents(rows: Iterable[Asked]) -> dict[str, str]:
+    """A name for the document of each row, by `document_of`.
+
+    One task may name the group of a text that another task has without it: then the text is of that group's document.
+    Texts that always have a group join nothing, as the same few words may stand in many documents.
+    """
+    known = list(rows)
+    alone = {row.text.strip() for row in known if not row.group}
+    first: dict[str, str] = {}  # towards the name that stands for all it is joined with
+
+    def find(name: str) -> str:
+        while first.setdefault(name, name) != name:
+            first[name] = name = first[first[name]]
+        return name
+
+    for row in known:
+        one = find(document_of(row))
+        if row.text.strip() in alone:
+            other = find(row.text.strip())
+            first[max(one, other)] = min(one, other)
+    return {name: find(name) for name in list(first)}
 
 
 def deal_documents(documents: Sequence[str], sides: dict[str, str], shares: Mapping[str, float], seed: int) -> None:
@@ -343,18 +366,19 @@ def _deal(
 
     A row whose document stands on another side than the row's own file says is left out, and counted.
     """
+    joined = join_documents(row for roles in [*read, *pool] for rows in roles.values() for row in rows)
     sides: dict[str, str] = {}
     for role in ("test", "dev"):
         for roles in [*read, *pool]:
-            sides = {document_of(row): role for row in roles.get(role, [])} | sides
+            sides = {joined[document_of(row)]: role for row in roles.get(role, [])} | sides
     placed: dict[str, list[Asked]] = {role: [] for role in ROLES}
     for roles in read:
         shares = {"test": values.test_share, "dev": values.dev_share}
         shares = {role: share for role, share in shares.items() if role not in roles}
-        deal_documents([document_of(row) for row in roles["train"]], sides, shares, seed)
+        deal_documents([joined[document_of(row)] for row in roles["train"]], sides, shares, seed)
         for role, rows in roles.items():
             for row in rows:
-                side = sides[document_of(row)]
+                side = sides[joined[document_of(row)]]
                 if side == role or (role == "train" and side in shares):
                     placed[side].append(row)
                 else:

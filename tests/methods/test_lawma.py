@@ -36,6 +36,7 @@ from camelid.task import (
     downsample_majority,
     draw_first,
     find_majority,
+    join_documents,
     read_tasks,
 )
 from camelid.task_scores import Scorable
@@ -203,6 +204,22 @@ def test_check_1_no_document_is_in_two_splits(tmp_path: Path) -> None:
         assert {row.group for row in found.test if row.task == name} == sides["test"]
     assert found.tasks["mood"].choices == {"down": "down", "up": "up"}
     assert {row.answers for row in found.train if row.task == "also"} == {("r",), ("g",), ("g", "r")}
+
+
+def test_check_1_a_text_with_a_group_in_one_task_only_is_on_one_side(tmp_path: Path) -> None:
+    """One task deals cases, another the same passages without their case: a passage follows its case."""
+    write_cases(tmp_path)
+    mixed = FOUR.partition("[tasks.count]")[0].replace('separator = "|"', 'separator = "|"#').replace("#", "")
+    mixed = mixed.replace('label = "also"\ngroup = "case"\n', 'label = "also"\n')
+    found = read_tasks(TaskData(train=write_tasks(tmp_path, mixed), dev_share=0.2, balance=False), 0)
+    texts = {role: {row.text for row in getattr(found, role)} for role in ("train", "dev", "test")}
+    assert texts["train"] & texts["test"] == texts["train"] & texts["dev"] == texts["dev"] & texts["test"] == set()
+    assert {row.task for row in found.test} == {"colour", "also"}
+
+
+def test_check_1_words_that_stand_in_many_groups_join_none() -> None:
+    rows = [asked("the same words", "r", number=n, group=f"case {n}") for n in range(3)]
+    assert len(set(join_documents(rows).values())) == 3
 
 
 def test_check_1_a_document_of_another_tests_file_is_left_out_and_counted(tmp_path: Path) -> None:

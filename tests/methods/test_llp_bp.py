@@ -287,6 +287,55 @@ def test_bags_that_cannot_be(change: Any, words: str, tmp_path: Path) -> None:
     assert words in " ".join(error.what for error in raised.value.all())
 
 
+def test_a_bag_that_loses_a_row_is_left_out(tmp_path: Path) -> None:
+    """Its total counts the row too. With shares it stays: a share is of whatever rows there are."""
+    people = write_bags(tmp_path)
+    lines = people.read_text().splitlines()
+    lines[9] = ",".join(["", *lines[9].split(",")[1:]])  # the first row of bag 1 lacks a number
+    people.write_text("\n".join(lines) + "\n")
+    values = {"data.train": str(people), "data.missing": "drop", **TABLE}
+    found = bags.read_bags(methods.resolve("llp-bp", values).data, 0)
+    assert "bag 1" not in {bag.id for bag in found.bags}
+    assert len(found.bags) == 11
+    assert found.dropped["in bags whose total counts rows that were left out"] == 7
+    assert not any(row.bag == "bag 1" for row in found.members)
+
+
+def test_drawn_bags_count_labelled_rows_only(tmp_path: Path) -> None:
+    rows = [f"text {n},{'' if n % 3 == 0 else n % 2}" for n in range(60)]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    values = bags.BagData(train=str(tmp_path / "rows.csv"), bag_rows=5)
+    found = bags.read_bags(values, 0)
+    assert all(row.positive is not None for row in found.members)
+    assert sum(bag.positives for bag in found.bags) == sum(row.positive is True for row in found.members)
+    assert "without a label, so that no bag can count them" in found.dropped
+    (tmp_path / "rows.csv").write_text("text\n" + "\n".join(f"text {n}" for n in range(60)) + "\n")
+    with pytest.raises(UserError, match="no row has a label"):
+        bags.read_bags(values, 0)
+
+
+def test_equal_texts_in_several_bags_are_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,bag,positives\none,x,1\ntwo,x,1\none,y,1\nfour,y,1\n")
+    found = bags.read_bags(bags.BagData(train=str(tmp_path / "rows.csv")), 0)
+    assert len(found.warnings) == 1
+    assert found.warnings[0].startswith("1 texts or lines of numbers stand in several bags")
+
+
+def test_bags_are_held_out_at_random_and_one_is_too_few(tmp_path: Path) -> None:
+    """The rows of the chosen bags go with them; a share that would leave none to learn from is cut."""
+    known = bags_of((2, 1), (3, 1), (1, 0))
+    assert method.rows_of(known, [0, 2]).tolist() == [0, 1, 5]
+    people = write_bags(tmp_path, rows=16)
+    values = {"data.train": str(people), **TABLE, "plan.keep": "best", "held_out_bags": 0.9}
+    assert (methods.run("llp-bp", values, out=tmp_path / "run") / "scores.json").exists()
+    people = write_bags(tmp_path, rows=8)
+    with pytest.raises(UserError, match="that is held out, and there is one"):
+        method.check(methods.resolve("llp-bp", values))
+    values = {"data.train": str(write_bags(tmp_path, 96, 48)), **TABLE, "factors": "pairwise"}
+    with pytest.raises(UserError, match="does not settle"):
+        method.check(methods.resolve("llp-bp", values))
+
+
 def test_totals_in_a_table_of_their_own(tmp_path: Path) -> None:
     """Shares, an empty bag, a bag without a total, and rows that stand in two bags."""
     (tmp_path / "rows.csv").write_text("id,text,bag\n1,one,x\n2,two,x\n3,three,y\n4,four,y\n5,five,z\n")

@@ -569,6 +569,14 @@ def reasons_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_jsonl(tmp_path_factory.mktemp("reasons") / "reasons.jsonl", rows)
 
 
+def test_reasons_that_a_run_wrote_are_read_again(tmp_path: Path) -> None:
+    """Rows that stayed plain there have no reasoning, and give none."""
+    rows = [{"question": f"q {n}", "answer": "a", "reasoning": "because" if n else ""} for n in range(3)]
+    source = write_jsonl(tmp_path / "train.jsonl", rows)
+    recipe = two_stage.Recipe.model_validate({"generator": {"source": "file", "file": str(source)}})
+    assert [row.question for row in two_stage.read_given(recipe)] == ["q 1", "q 2"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, chat_model: Path, tweets_csv: Path, reasons_jsonl: Path) -> Path:
     """A run with a file of reasons. Read it only."""

@@ -274,6 +274,58 @@ def test_a_budget_that_ends_mid_round(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(rounds["trace"]) == 2
 
 
+def test_an_outage_ends_the_run_and_a_resumed_one_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that dies after eleven replies: nothing of the pool is used up, and every text is labelled once."""
+
+    class Dying:
+        can, fingerprint, cache, left, answered = frozenset(["sample"]), "dying", None, 11, 0
+
+        def complete(self, requests: Sequence[Any]) -> Any:
+            for index, request in enumerate(requests):
+                self.left -= 1
+                text = request.prompt[-1].content.rpartition("Text: ")[2]
+                if self.left < 0:
+                    yield index, Completion("", "failed", problem="unreachable")
+                    continue
+                self.answered += 1
+                yield index, Completion("relevant" if "shark" in text else "not relevant", "end")
+
+    dying = Dying()
+    monkeypatch.setattr(method, "open_engine", lambda *_, **__: dying)
+    values = write_pool(tmp_path) | {"labeller": "engine", "answers": "generate"}
+    with pytest.raises(UserError, match="answered none of the last"):
+        methods.run("wildlife-lts", values, out=tmp_path / "run")
+    dying.left = 1000
+    methods.resume(tmp_path / "run")
+    rounds = json.loads((tmp_path / "run" / "scores.json").read_text())["rounds bandit"]
+    assert rounds["outcomes"] == {"value": 32}
+    assert dying.answered == 32
+
+
+def test_strategies_do_not_ask_about_a_row_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of them was told is known to all; each is still charged for what it took."""
+    asked: list[str] = []
+
+    def answer(text: str) -> str:
+        asked.append(text)
+        return "relevant" if "shark" in text else "not relevant"
+
+    values = write_pool(tmp_path, rows=40) | {"compare": True, "price": 1.0}
+    scores = run_with(monkeypatch, answer, values, tmp_path / "run")
+    assert sum(scores[f"rounds {name}"]["labels"] for name in ("bandit", "random")) > 60
+    assert len(asked) <= 40, "there are no more rows"
+
+
+def test_labels_of_other_rows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished round is known by its rows, not by their places."""
+    values = write_pool(tmp_path)
+    run_with(monkeypatch, lambda text: "relevant" if "shark" in text else "not relevant", values, tmp_path / "run")
+    drawn = method.draw_by_bandit
+    monkeypatch.setattr(method, "draw_by_bandit", lambda *given: replace(found := drawn(*given), rows=found.rows[::-1]))
+    with pytest.raises(UserError, match="labels of other rows"):
+        methods.resume(tmp_path / "run")
+
+
 def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quit in the middle of a round; resumed, only what was not answered is shown."""
     shown: list[str] = []

@@ -35,6 +35,7 @@ Differs from the paper in:
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -218,17 +219,21 @@ def pose(sheet: Sheet, task: Task, row: Asked, order: Sequence[str] = ()) -> Pos
     before = f"{task.instruction.strip()}\n\n" if task.instruction.strip() else ""
     after = f"\n\n{write_question(sheet, task, codes)}"
     room = sheet.most - (LETTER_TOKENS if codes else INTEGER_TOKENS) - 1  # and the end of the text
-    lay: Callable[[str], Prompt] = lambda text: converse(text) if sheet.chat else text  # noqa: E731
     text, cut = fit_document(
         sheet.tokenizer,
         before,
         row.text,
         after,
         room,
-        lambda text: len(encode_prompt(sheet.tokenizer, lay(text))),
+        lambda text: len(encode_prompt(sheet.tokenizer, lay_out(sheet, text))),
         sheet.keep,
     )
-    return Posed(lay(text), {code: sheet.letters.answer(place) for place, code in enumerate(codes)}, cut)
+    return Posed(lay_out(sheet, text), {code: sheet.letters.answer(place) for place, code in enumerate(codes)}, cut)
+
+
+def lay_out(sheet: Sheet, text: str) -> Prompt:
+    """The text as it is, or as a user's message."""
+    return converse(text) if sheet.chat else text
 
 
 def codes_of(task: Task, row: Asked) -> list[str]:
@@ -394,9 +399,20 @@ def by_tasks(
     found = {
         one.id: judge(places[one.id], str(one.predicted), one.probabilities)
         for name, own in by_task(rows).items()
-        for one in predict(_labelled(taught[name]), _labelled(own))
+        for one in _predict_or_repeat(predict, _labelled(taught[name]), _labelled(own))
     }
     return [found[row.id] for row in rows]
+
+
+def _predict_or_repeat(
+    predict: Callable[[Any, Any], list[Predicted]], known: Sequence[Labelled], rows: Sequence[Labelled]
+) -> list[Predicted]:
+    """Predictions, or the one label that all known rows have (of several right answers the first is taken)."""
+    labels = {str(row.label) for row in known}
+    if len(labels) > 1:
+        return predict(known, rows)
+    only = next(iter(labels))
+    return [Predicted(row.id, row.label, only, {only: 1.0}) for row in rows]
 
 
 def _labelled(rows: Sequence[Asked]) -> list[Labelled]:
@@ -486,12 +502,20 @@ def _misfits(recipe: Recipe, read: TaskSet, base: bases.Base) -> list[UserError]
         for name in recipe.singles
         if name not in trained
     ]
+    folders = Counter(slug(name) for name in recipe.singles)
+    for name in recipe.singles:
+        if not slug(name) or folders[slug(name)] > 1:
+            what = f"the folder of the task {name!r} by itself would have no name, or that of another task"
+            problems.append(UserError(what, "Rename the task: Latin letters and digits tell its folder from others."))
     try:
         sheet = sheet_of(recipe, read.tasks, base)
     except UserError as error:
         return [*problems, error]
     for task in read.tasks.values():
-        size = len(encode_prompt(base.tokenizer, write_question(sheet, task, list(task.choices))))
+        question = "\n\n".join(
+            filter(None, (task.instruction.strip(), write_question(sheet, task, list(task.choices))))
+        )
+        size = len(encode_prompt(base.tokenizer, lay_out(sheet, question)))
         if size > sheet.most - INTEGER_TOKENS - 1:
             what = f"question and choices of the task {task.name} have {size:,} tokens, and a prompt {sheet.most:,}"
             problems.append(UserError(what, "Raise max_tokens, take a model that reads more, or shorten the choices."))

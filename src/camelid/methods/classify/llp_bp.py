@@ -36,7 +36,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,8 +106,9 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
     except UserError as error:
         raise_all([*problems, *error.all()])
         raise
-    raise_all(problems)
     sizes = [len(bag.members) for bag in found.bags]
+    problems += [UserError(*complaint) for complaint in _bag_complaints(recipe, sizes)]
+    raise_all(problems)
     positives = sum(bag.positives for bag in found.bags)
     dropped = ", ".join(f"{count:,} {why}" for why, count in found.dropped.items())
     texts = [row.text for row in [*found.members, *found.test]]
@@ -254,7 +254,7 @@ def write_gibbs(
     pairs = [np.stack([first_E, second_E], axis=1)]
     for size, (rows_GM, total_G1) in sums.items():
         theta_N[rows_GM] -= lambda_b * (1 - 2 * total_G1)
-        inside = np.array(list(combinations(range(size), 2)), dtype=int).reshape(-1, 2)
+        inside = np.stack(np.triu_indices(size, 1), axis=1)
         pairs.append(rows_GM[:, inside].reshape(-1, 2))
     values = [2 * lambda_s * kernel_E, np.full(sum(map(len, pairs[1:])), -2.0 * lambda_b)]
     pairs_E2, places = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)  # both terms of a pair are added
@@ -323,22 +323,34 @@ def train_network(
 ) -> Path:
     """The folder of a network trained with `objective` on bags; some are held out where the plan looks at them."""
     plan = recipe.plan.model_copy(update={"precision": "float32"})  # so small a network gains nothing in bfloat16
-    ends = np.cumsum([len(bag.members) for bag in bags])
     watched = plan.keep == "best" or plan.patience is not None
-    held = max(1, round(recipe.held_out_bags * len(bags))) if watched else 0
-    cut = int(ends[len(bags) - held - 1])
+    held = min(max(1, round(recipe.held_out_bags * len(bags))), len(bags) - 1) if watched else 0
+    order = np.random.default_rng([plan.seed, len(bags)]).permutation(len(bags)) if watched else np.arange(len(bags))
+    learned, kept = np.sort(order[: len(bags) - held]), np.sort(order[len(bags) - held :])
+
+    def batches_of(numbers: Any) -> Any:
+        rows_N = rows_of(bags, numbers)
+        return bag_batches(numbers_NP[rows_N], labels_N[rows_N], [bags[number] for number in numbers], plan)
 
     def fit(model: Any, folder: Path) -> None:
-        batches = bag_batches(numbers_NP[:cut], labels_N[:cut], bags[: len(bags) - held], plan)
         if not watched:
-            train(model, batches, objective, plan, folder=folder)
+            train(model, batches_of(learned), objective, plan, folder=folder)
             return
-        dev = bag_batches(numbers_NP[cut:], labels_N[cut:], bags[len(bags) - held :], plan).collate(range(held))
-        train(model, batches, objective, plan, folder=folder, evaluate=lambda model: {"bag fit": -fit_of(model, dev)})
+        dev = batches_of(kept).collate(range(held))
+        train(
+            model, batches_of(learned), objective, plan, folder=folder,
+            evaluate=lambda model: {"bag fit": -fit_of(model, dev)},
+        )  # fmt: skip
 
     return run.model(
         name, build=lambda: build_network(numbers_NP, recipe.hidden, plan.seed, CLASSES, **origin()), fit=fit
     )
+
+
+def rows_of(bags: Sequence[Bag], numbers: Any) -> Any:
+    """Where the members of some of the bags stand among those of all."""
+    starts: Any = np.cumsum([0, *(len(bag.members) for bag in bags)])
+    return np.concatenate([np.arange(starts[number], starts[number + 1]) for number in numbers])
 
 
 def fit_of(model: Any, batch: Any) -> float:
@@ -421,9 +433,19 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
         found.append(("data.features and data.text cannot both be read", "Leave one out."))
     if recipe.plan.tuning == "full":
         found.append(("plan.tuning = full: the language model is frozen here", "Leave it out."))
-    if recipe.factors == "pairwise" and (recipe.data.bag_rows or 0) > PAIRWISE:
+    return found
+
+
+def _bag_complaints(recipe: Recipe, sizes: Sequence[int]) -> list[tuple[str, str]]:
+    """What these bags are too large or too few for."""
+    found = []
+    if recipe.factors == "pairwise" and max(sizes) > PAIRWISE:
         fix = "Leave it out: cardinality is exact inside a bag."
         found.append((f"factors = pairwise does not settle in bags of more than about {PAIRWISE} rows", fix))
+    if len(sizes) < 2 and (recipe.plan.keep == "best" or recipe.plan.patience is not None):
+        found.append(
+            ("plan.keep and plan.patience look at a bag that is held out, and there is one", "Leave them out.")
+        )
     return found
 
 

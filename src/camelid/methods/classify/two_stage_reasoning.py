@@ -54,6 +54,7 @@ from camelid.metrics import SEED, Draws, interval, mcnemar, mcnemar_statistic, r
 from camelid.objectives import cross_entropy
 from camelid.parsing import parse_marked
 from camelid.reading import Reading, cut_texts, pad_id, tell_answer
+from camelid.recipe import Data
 from camelid.rows import Explained, Judged, Labelled, Message, Predicted, Reasoned, iterate_rows
 from camelid.runs import Run, slug
 from camelid.sampling import sample
@@ -215,7 +216,9 @@ def read_given(recipe: Recipe) -> list[Reasoned]:
 def read_reasoned(recipe: Recipe, source: str, dropped: Counter[str]) -> list[Reasoned]:
     values = recipe.generator
     shape = reasoned_shape(values.question, values.answer, values.reasoning)
-    return data.read_rows(source, shape=shape, dropped=dropped)
+    # a file of reasons that an earlier run wrote has plain rows too, where it found no reasoning
+    missing = "drop" if values.source == "file" else "error"
+    return data.read_rows(source, Data(missing=missing), shape=shape, dropped=dropped)
 
 
 def draw_lessons(recipe: Recipe) -> tuple[list[Reasoned], list[Reasoned], Counter[str]]:

@@ -184,17 +184,18 @@ def run(recipe: Recipe, run: Run) -> None:
 
     engine = cache(lambda: open_engine(recipe.engine, recipe.model))
     ask = partial(ask_labeller, recipe, engine)
-    predictions, curves = {}, {}
+    predictions, curves, said = {}, {}, {}
     for name, sampler in samplers_of(recipe).items():
         slot = slug(name)
-        label = keep_labels(run, f"rounds/{slot}", pool, ask, one_by_one=recipe.labeller == "ask")
+        label = keep_labels(run, f"rounds/{slot}", pool, ask, said, one_by_one=recipe.labeller == "ask")
         fit = learner_of(recipe, run, slot, splits, numbers)
         state, curves[name] = explore(Study(recipe, pool, cluster_N, known, label, fit), sampler, test)
         run.scores(f"rounds {name}", lambda s=state, t=curves[name]: describe_rounds(recipe, s, t))
         shares_N = state.shares("test") if state.shares else np.zeros(len(test))  # nobody is relevant without one
         predictions[name] = run.rows(f"predictions/{slot}", lambda n=shares_N: tell_shares(test, n, CLASSES))
     run.scores("curves", lambda: active_learning.draw_curves(curves, recipe.price))
-    run.note("labels", lambda: len(run.rows("labelled", lambda: export_labels(run, f"rounds/{OURS}", pool, CLASSES))))
+    labelled = run.rows("labelled", lambda: export_labels(run, f"rounds/{OURS}", pool, CLASSES))
+    run.note("labels", lambda: len(labelled))
     run.scores("held_out", lambda: {"split": "test", **evaluate(predictions, CLASSES, OURS, "ranking", list(curves))})
 
 
