@@ -148,6 +148,18 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Guided(Preference):
+    """A preference that holds under a guide: the texts of the principles by which the first answer is better.
+
+    `decided` names the principle or the rule that settled it, and `flipped` says that it was turned round as noise.
+    """
+
+    guide: tuple[str, ...] = ()
+    decided: str = ""
+    flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A text or numbers, the bag it is in ("" for none), and whether it is positive, where somebody knows."""
 
@@ -216,8 +228,8 @@ Row = (
     | Reasoned
 )  # fmt: skip
 _KINDS = (
-    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Member, Bag, Pair, Compared,
-    Reasoned,
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Member, Bag, Pair,
+    Compared, Reasoned,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

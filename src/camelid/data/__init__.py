@@ -23,10 +23,10 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Reasoned, Tagged
+from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Pair, Preference, Reasoned, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member | Reasoned
+AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member | Pair | Reasoned
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
@@ -34,6 +34,7 @@ KINDS = {
     Asked: "questions",
     Flagged: "flags",
     Preference: "pairs",
+    Pair: "unjudged pairs",
     Member: "bagged labels",
     Reasoned: "reasoned answers",
 }
@@ -218,7 +219,7 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(f"{row.task} {answer}" for answer in row.answers)
     if isinstance(row, Flagged):
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
-    if isinstance(row, Preference | Reasoned):
+    if isinstance(row, Preference | Pair | Reasoned):
         return ()
     if isinstance(row, Member):
         return () if row.positive is None else ("positive" if row.positive else "negative",)
@@ -442,6 +443,8 @@ def text_of(row: AnyRow) -> str:
         return row.text or ", ".join(f"{number:g}" for number in row.numbers)
     if isinstance(row, Reasoned):
         return row.question
+    if isinstance(row, Pair):
+        return row.instruction
     turns = row.messages if isinstance(row, Flagged) else row.prompt
     return turns[-1].content if turns else ""
 
@@ -458,6 +461,8 @@ def _content(row: AnyRow) -> Any:
         return row.text.strip(), row.numbers
     if isinstance(row, Reasoned):
         return row.question.strip()
+    if isinstance(row, Pair):
+        return row.instruction.strip()
     return row.messages if isinstance(row, Flagged) else row.prompt
 
 
