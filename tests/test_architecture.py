@@ -16,7 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 METHODS = sorted(SOURCE.glob("methods/*/*.py"))
 # from the ground up: a module imports only from its own line or from lines above it
 STOREYS = [
-    {"cache", "errors", "hub", "processes", "spending"},
+    {"cache", "errors", "hub", "language", "processes", "spending"},
     {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy", "codebook", "belief_propagation",
      "folds", "logistic", "principle"},
     {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks",
@@ -31,7 +31,7 @@ STOREYS = [
     {"annotation", "guard", "asking", "labellers"},
     {"prediction", "training", "report", "environment", "export", "archive"},
     {"labelling"},
-    {"forecast", "estimators", "screen", "active_learning", "preferences"},
+    {"forecast", "estimators", "screen", "active_learning", "preferences", "adherence"},
     {"methods"},
     {"cli"},
 ]  # fmt: skip

@@ -36,31 +36,39 @@ Differs from the paper in:
 from __future__ import annotations
 
 import random
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from camelid import bases, chat, data, engines, forecast, metrics, models, recipe
+from camelid import bases, chat, data, engines, forecast, models, recipe
+from camelid.adherence import (
+    Grades,
+    choose_answer,
+    compare_picks,
+    hold_out,
+    question_of,
+    score_by,
+    tabulate_principles,
+)
 from camelid.branches import Answered, collate_ends, share_front
 from camelid.data import Splits
 from camelid.data.columns import Shape, pair_shape, preference_shape
 from camelid.engines import Choice, Engine, Question, Sampling
 from camelid.errors import UserError, raise_all
-from camelid.evaluation import Scored, Scorer, evaluate
+from camelid.evaluation import evaluate
+from camelid.language import is_foreign, tell_script
 from camelid.objectives import rewards
-from camelid.preferences import ORDER, build_pair, find_best, measure_rewards, over_answers, prefer
-from camelid.principle import MEASURES, NOT, Principle, read_principles, state, write_bullets
+from camelid.preferences import ORDER, build_pair, find_best, measure_rewards, over_answers
+from camelid.principle import MEASURES, NOT, Principle, read_principles, state, turn_round, write_bullets
 from camelid.reading import cut_text, pad_id
 from camelid.recipe import Data, Plan
-from camelid.rows import Guided, Judged, Message, Pair, Predicted, Preference, Prompt, iterate_rows
+from camelid.rows import Guided, Judged, Message, Pair, Preference, Prompt, iterate_rows
 from camelid.runs import Run, slug
 from camelid.sampling import sample
 from camelid.scoring import score
@@ -75,8 +83,6 @@ TURNS = ("\nUser:", "\nHuman:", "\nAssistant:", "\n### ")  # where a policy that
 LEAST_CHARACTERS = 16
 LETTERS = ("a", "b")
 HEAD = {"attributes": ["quality"], "sight": {}}
-
-Grades = Mapping[str, float]  # g by the name of the principle
 
 
 class Pairs(recipe.Values):
@@ -232,13 +238,14 @@ def split(recipe: Recipe, rows: Sequence[Pair], dropped: Mapping[str, int] | Non
     values, tokenizer = recipe.data, bases.open_base(recipe.model.base, recipe.model.revision).tokenizer
     counts, kept, cut = Counter(dropped or {}), [], 0
     for row in rows:
-        if min(len(row.first.strip()), len(row.second.strip())) < LEAST_CHARACTERS:
+        read = cut_pair(recipe, tokenizer, row)
+        if min(len(read.first.strip()), len(read.second.strip())) < LEAST_CHARACTERS:
             counts[f"pairs with an answer below {LEAST_CHARACTERS} characters"] += 1
-        elif row.first == row.second:
-            counts["pairs of equal answers"] += 1
+        elif read.first == read.second:
+            counts["pairs of answers that are equal, or begin so"] += 1
         else:
-            kept.append(cut_pair(recipe, tokenizer, row))
-            cut += kept[-1] != row
+            kept.append(read)
+            cut += read != row
     questions = sorted({row.instruction for row in kept})
     draw = random.Random(f"{recipe.plan.seed} split")
     held_out = set(
@@ -438,19 +445,6 @@ def count_labels(labelled: Sequence[Guided], judged: Sequence[Judged], principle
     }
 
 
-def tell_script(text: str) -> str:
-    """The script of most letters, such as "LATIN"; "" without letters. Kana among Chinese characters are Japanese."""
-    names = Counter(unicodedata.name(letter, " ").split(" ")[0] for letter in text if letter.isalpha())
-    if kana := names.pop("HIRAGANA", 0) + names.pop("KATAKANA", 0):
-        names["JAPANESE"] = kana + names.pop("CJK", 0)
-    return max(names, key=names.__getitem__) if names else ""
-
-
-def is_foreign(language: str, wanted: str) -> bool:
-    """Whether a text is in another language; one of which nothing is known is not."""
-    return bool(language and wanted) and language != wanted
-
-
 # Step 8: the reward model
 
 
@@ -511,21 +505,7 @@ def score_answers(
 
 # Step 9: does it follow?
 
-
-@dataclass(frozen=True)
-class Held:
-    """A pair of which one principle says which answer is better; places of its answers, and of the principles."""
-
-    id: str
-    question: str
-    texts: tuple[str, str]
-    answers: tuple[int, int]
-    better: int
-    principle: int
-    other: int | None
-
-
-Judge = Callable[[Held, bool], Sequence[float]]  # what each of the two answers has, the principle turned round or not
+Judge = Callable[[Guided], Sequence[float]]  # what the better and the other answer have of what is counted
 
 
 def measure(
@@ -538,152 +518,66 @@ def measure(
     ready: Callable[[], Engine],
 ) -> None:
     """Decisions on held-out pairs under each principle and its negation, against what cannot read or follow them."""
-    names = [*principles]
-    answers = list(dict.fromkeys((row.instruction, text) for row in rows for text in (row.first, row.second)))
-    held = hold_out(recipe.plan.seed, rows, grades, names, {one: place for place, one in enumerate(answers)})
+    held = run.rows("decisions", lambda: hold_out(rows, grades, principles))
     if not held:
         raise UserError("no principle tells two held-out answers apart", "Give more pairs to score.")
-    guides = [(), *(state(principles, [form]) for name in names for form in (name, NOT + name))]
-    rewards_NG = run.arrays("rewards/test", lambda: {"r": score_answers(folder, recipe, answers, guides, "rewards")})[
-        "r"
-    ]
+    answers = list(dict.fromkeys((row.instruction, text) for row in rows for text in (row.first, row.second)))
+    forms = ["", *(form for name in principles for form in (name, turn_round(name)))]
+    guides = [state(principles, [form] if form else []) for form in forms]
+    made = run.arrays("rewards/test", lambda: {"r": score_answers(folder, recipe, answers, guides, "rewards")})
+    by_form = {form: made["r"][:, place].tolist() for place, form in enumerate(forms)}
+    places = {answer: place for place, answer in enumerate(answers)}
 
-    def follow(one: Held, principle: int, negated: bool) -> Sequence[float]:
-        return rewards_NG[list(one.answers), 1 + 2 * principle + negated].tolist()
+    def follow(row: Guided, form: str) -> list[float]:
+        return [by_form[form][places[question_of(row), text]] for text in (row.chosen, row.rejected)]
 
     judges: dict[str, Judge] = {
-        OURS: lambda one, negated: follow(one, one.principle, negated),
-        BLIND: lambda one, negated: rewards_NG[list(one.answers), 0].tolist(),
-        LONGER: lambda one, negated: [len(text) for text in one.texts],
+        OURS: lambda row: follow(row, row.decided),
+        BLIND: lambda row: follow(row, ""),
+        LONGER: lambda row: [len(row.chosen), len(row.rejected)],
     }
-    if len(names) > 1:
-        judges[OTHER] = lambda one, negated: follow(one, one.other or 0, negated)
+    if len(principles) > 1:
+        judges[OTHER] = lambda row: follow(row, draw_other(recipe.plan.seed, row, [*principles]))
     if recipe.compare:
-        asked = run.map("scores/asked", rows, lambda some: ask(ready(), some, principles), total=len(rows))
-        means = {one.id: one.value for one in iterate_rows(asked)}  # type: ignore[union-attr]
-        held = [one for one in held if means[one.id] is not None]
-
-        def directly(one: Held, negated: bool) -> Sequence[float]:
-            lead = fmean(means[one.id][names[one.principle]])
-            return (-lead, lead) if negated else (lead, -lead)
-
-        judges[ASKED] = directly
+        judges[ASKED] = ask_directly(run, rows, principles, ready)
     systems = {
         name: run.rows(
-            f"predictions/{slug(name)}", lambda judge=judge: decide_held(recipe.plan.seed, held, names, judge)
+            f"predictions/{slug(name)}", lambda judge=judge: [choose_answer(row, judge(row)) for row in held]
         )
         for name, judge in judges.items()
     }
-    questions = [one.question for one in held]
-    trained = {OURS, BLIND, OTHER}
-    found = cache(lambda: evaluate(systems, ORDER, OURS, "principles", trained=trained, scorer=score_by(questions)))
-    run.scores("held_out", lambda: {"split": "test", **found()})
-    run.scores("by_principle", lambda: tabulate(held, names, systems[OURS]))
-    run.scores("steering", lambda: compare_picks(principles, answers, rewards_NG))
+    scorer, trained = score_by([question_of(row) for row in held[::2]]), {OURS, BLIND, OTHER}
+    compared = cache(lambda: evaluate(systems, ORDER, OURS, "principles", trained=trained, scorer=scorer))
+    run.scores("held_out", lambda: {"split": "decisions", **compared()})
+    run.scores("by_principle", lambda: tabulate_principles(held, systems[OURS]))
+    run.scores("steering", lambda: compare_picks(principles, answers, by_form.__getitem__))
 
 
-def hold_out(
-    seed: int,
-    rows: Sequence[Pair],
-    grades: Sequence[Grades | None],
-    names: Sequence[str],
-    places: Mapping[tuple[str, str], int],
-) -> list[Held]:
-    """Each pair under each principle that tells its answers apart; `other` is another principle, drawn."""
-    held = []
-    for row, known in zip(rows, grades, strict=True):
-        for number, name in enumerate(names if known else ()):
-            value = known[name]  # type: ignore[index]
-            others = [place for place in range(len(names)) if place != number]
-            other = random.Random(f"{seed} other {row.id} {name}").choice(others) if others else None
-            if value:
-                both = (places[row.instruction, row.first], places[row.instruction, row.second])
-                held.append(Held(row.id, row.instruction, (row.first, row.second), both, int(value < 0), number, other))
-    return held
+def draw_other(seed: int, row: Guided, names: Sequence[str]) -> str:
+    """Another principle than the row's, turned round where that is: it follows from the text, and not from "not"."""
+    own = row.decided.removeprefix(NOT)
+    pair = row.id.removesuffix(row.decided)
+    other = random.Random(f"{seed} other {pair} {own}").choice([name for name in names if name != own])
+    return other if row.decided == own else turn_round(other)
 
 
-def decide_held(seed: int, held: Sequence[Held], names: Sequence[str], judge: Judge) -> list[Predicted]:
-    """Two rows for each: under the principle, and then under its negation, where the other answer is the better one."""
-    found = []
-    for one in held:
-        for negated in (False, True):
-            better, values = one.better ^ negated, judge(one, negated)
-            form = NOT + names[one.principle] if negated else names[one.principle]
-            found.append(prefer(f"{one.id} {form}", (values[better], values[1 - better]), seed))
-    return found
+def ask_directly(
+    run: Run, rows: Sequence[Pair], principles: Mapping[str, Principle], ready: Callable[[], Engine]
+) -> Judge:
+    """The model asked as in step 2 about each pair, the mean of both orders; turned round by the sign."""
+    path = run.map("scores/asked", rows, lambda some: ask(ready(), some, principles), total=len(rows))
+    texts = {row.id: row.first for row in rows}
+    means = {
+        one.id: {name: fmean(both) for name, both in (one.value or dict.fromkeys(principles, (0.0,))).items()}
+        for one in iterate_rows(path)  # type: ignore[union-attr]
+    }
 
+    def judge(row: Guided) -> list[float]:
+        pair, own = row.id.removesuffix(f" {row.decided}"), row.decided.removeprefix(NOT)
+        lead = means[pair][own] if row.decided == own else -means[pair][own]
+        return [lead, -lead] if row.chosen == texts[pair] else [-lead, lead]
 
-def count_right(predictions: Sequence[Predicted]) -> Any:
-    """For each two rows: right, right when plain, right when negated, turned with the principle, all; (D, 5).
-
-    The better answer changes with the principle, so a decision turned where both are right or both are wrong.
-    """
-    right_D2 = np.array([row.gold == row.predicted for row in predictions]).reshape(-1, 2)
-    turned_D = right_D2[:, 0] == right_D2[:, 1]
-    return np.stack([right_D2.mean(axis=1), *right_D2.T, turned_D, np.ones(len(right_D2))], axis=1)
-
-
-def score_by(questions: Sequence[str]) -> Scorer:
-    """Scores with intervals over questions: pairs of one question share their answers, and each has many decisions."""
-    order = {question: place for place, question in enumerate(dict.fromkeys(questions))}
-    group_D = np.array([order[question] for question in questions])
-
-    def score_rows(predictions: Sequence[Predicted], classes: Sequence[str], draws: metrics.Draws) -> Scored:
-        counts_D5 = count_right(predictions)
-        counts_Q5 = np.stack([counts_D5[group_D == place].sum(axis=0) for place in range(len(order))])
-        drawn = metrics.Draws(len(order), draws.seed, draws.resamples)
-        share = lambda sums_X5: sums_X5[..., :4] / sums_X5[..., 4:]  # noqa: E731
-        sampled_R4 = metrics.bootstrap_sum(counts_Q5, drawn, share)
-        shares = share(counts_Q5.sum(axis=0))
-        columns = ("accuracy", "plain_accuracy", "negated_accuracy", "flip_rate")
-        scores = {name: metrics.interval(shares[at], sampled_R4[:, at]).as_dict() for at, name in enumerate(columns)}
-        return Scored(scores, sampled_R4[:, 0], None)
-
-    return score_rows
-
-
-def tabulate(held: Sequence[Held], names: Sequence[str], predictions: Sequence[Predicted]) -> dict[str, Any]:
-    """The same for each principle alone."""
-    table = {}
-    for number, name in enumerate(names):
-        places = [place for place, one in enumerate(held) if one.principle == number]
-        if places:
-            rows = [predictions[2 * place + negated] for place in places for negated in (0, 1)]
-            scored = score_by([held[place].question for place in places])
-            scores = scored(rows, ORDER, metrics.Draws(len(rows), metrics.SEED)).scores
-            table[name] = {"pairs": len(places), **scores}
-    return table
-
-
-def compare_picks(
-    principles: Mapping[str, Principle], answers: Sequence[tuple[str, str]], rewards_NG: Any
-) -> dict[str, Any]:
-    """Best of the answers to each held-out question, under each principle and its negation.
-
-    How often the pick changes; and where the principle is measured, what the picks have of it, beside all answers.
-    """
-    places: defaultdict[str, list[int]] = defaultdict(list)
-    for place, (question, _) in enumerate(answers):
-        places[question].append(place)
-    table: dict[str, Any] = {"questions": len(places), "answers to a question": len(answers) / len(places)}
-    draws = metrics.Draws(len(places), metrics.SEED)
-    for number, (name, one) in enumerate(principles.items()):
-        picks = [
-            [group[find_best(rewards_NG[group, 1 + 2 * number + negated].tolist())] for negated in (0, 1)]
-            for group in places.values()
-        ]
-        entry: dict[str, Any] = {"picks that change": fmean(plain != turned for plain, turned in picks)}
-        if one.rule:
-            value_N = np.array([MEASURES[one.rule](*answer) for answer in answers])
-            gap_Q = np.array([value_N[plain] - value_N[turned] for plain, turned in picks])
-            entry |= {
-                f"{one.rule} of the picks": fmean(value_N[plain] for plain, _ in picks),
-                f"{one.rule} of all answers": fmean(value_N[group].mean() for group in places.values()),
-                f"{one.rule} of the picks, turned round": fmean(value_N[turned] for _, turned in picks),
-                "difference": metrics.interval(gap_Q.mean(), metrics.resampled_mean(gap_Q, draws)).as_dict(),
-            }
-        table[name] = entry
-    return table
+    return judge
 
 
 # Step 10: steering
