@@ -41,13 +41,17 @@ KIND = Principle(name="kind", definition="It is kind.", negative="It is rude.")
 LONG = Principle(name="long", definition="It is long.", negative="It is short.")
 BOTH = {"kind": KIND, "long": LONG}
 PAIR = Pair("0", "line 1", "Where is the kettle?", "By the door, as always.", "I do not know where it is.")
-SMALL = {"question_tokens": 24, "answer_tokens": 24}
+SMALL = {"question_tokens": 24, "answer_tokens": 64}
 
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a chat template and room for a long prompt."""
+    """The tiny model with a chat template, room for a long prompt, and weights so large that every token counts."""
     folder = make_model(tmp_path_factory.mktemp("salmon") / "chat", seed=0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter.data *= 8 if parameter.ndim > 1 else 1
+    model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
@@ -66,7 +70,7 @@ def pairs_csv(tmp_path: Path) -> Path:
     """Answers of three lengths to 12 questions, two pairs each."""
     rows = []
     for number in range(12):
-        texts = [f"It is {number}, " + "as far as anybody knows, " * times + "so there." for times in (0, 1, 3)]
+        texts = [f"It is {number}, " + "by far, " * times + "so there." for times in (0, 1, 3)]
         rows += [
             {"question": f"What is {number} plus nothing?", "one": first, "two": second}
             for first, second in (pairwise(texts) if number % 2 else pairwise(texts[::-1]))
@@ -418,7 +422,7 @@ def test_the_loss_is_cross_entropy_of_the_difference() -> None:
     batch: Any = type("Ends", (), {"strength_P": torch.ones(3)})()
     terms, told = rewards()(lambda _: values_S1, batch)
     assert terms["loss"].item() == pytest.approx(expected.item())
-    assert told["accuracy"] == 1.0, "one of three: 0.4 over -1.2"
+    assert told["accuracy"] == 2.0, "all but the last: -0.7 is below 2.0"
 
 
 def test_question_and_answer_are_cut_on_their_own_sides(chat_model: Path) -> None:
@@ -524,7 +528,7 @@ def test_a_principle_that_tells_nothing_apart_is_dropped_with_a_warning(
     """No answer has a word of the question that the other lacks, so specific has no variance."""
     scores = run_salmon(tmp_path / "r", chat_model, pairs_csv)
     notes = json.loads((tmp_path / "r" / "manifest.json").read_text())["notes"]["data"]
-    assert "'specific' never differs between two answers and is left out" in notes["warnings"]
+    assert "'specific' has the same score for every pair and is left out" in notes["warnings"]
     assert "specific" not in scores["by_principle"]
 
 
@@ -537,10 +541,10 @@ def test_answers_of_the_policy_become_pairs(tmp_path: Path, chat_model: Path, mo
         text = request.prompt[-1].content  # type: ignore[union-attr]
         if " 3," in text:
             return "short"
-        return f"The answer to {text} is {'long ' * request.sample}enough.\nUser: and another question?"
+        return f"The answer to {text} is {'long ' * request.sample * len(text)}enough.\nUser: and another question?"
 
     monkeypatch.setattr(engines, "open_engine", lambda *_: ScriptedEngine(reply))
-    run_salmon(tmp_path / "r", chat_model, None, data__prompts=str(source), answer_tokens=200, question_tokens=100)
+    run_salmon(tmp_path / "r", chat_model, None, data__prompts=str(source), answer_tokens=400, question_tokens=100)
     rows: list[Any] = [row for name in ("train", "test") for row in iterate_rows(tmp_path / "r" / f"{name}.jsonl")]
     assert len(rows) == 11
     assert all(row.first.endswith("enough.") and "long" in row.second for row in rows)
@@ -734,10 +738,10 @@ def test_the_real_set(chat_model: Path) -> None:
     assert found.dropped == {"pairs with an answer below 16 characters": 222}
 
 
-@pytest.mark.data
 @pytest.mark.real
-def test_letters_are_one_token_for_the_real_model() -> None:
-    """Behind the opened parenthesis both letters are one more token each, so that the sums differ in the letter only."""
+def test_letters_are_one_token_for_the_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the opened parenthesis both letters are one token more, so that the sums differ in the letter only."""
+    monkeypatch.delenv("CAMELID_CACHE")
     tokenizer = bases.open_base("smollm2-135m").tokenizer
     prompt = salmon.write_comparison(PAIR, KIND, False)
     before, first, second = (

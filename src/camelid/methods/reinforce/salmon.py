@@ -178,7 +178,7 @@ def learn(recipe: Recipe, run: Run, principles: dict[str, Principle], ready: Cal
     labelled, left = label_all(recipe, train_rows, grades, known)  # steps 4 to 7
     labelled = run.rows("labelled", lambda: labelled)
     general = run.rows("general", lambda: read_general(recipe)) if recipe.data.general else []
-    warnings = [f"{name!r} never differs between two answers and is left out" for name in principles.keys() - known]
+    warnings = [f"{name!r} has the same score for every pair and is left out" for name in principles.keys() - known]
     run.note("data", lambda: {"dropped": {**found().dropped, **left}, "warnings": [*found().warnings, *warnings]})
     run.scores("labels", lambda: count_labels(labelled, judged, known))
     if not labelled:
