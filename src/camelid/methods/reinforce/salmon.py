@@ -56,6 +56,7 @@ from camelid.adherence import (
     score_by,
     tabulate_principles,
 )
+from camelid.annotation import count_outcomes
 from camelid.branches import Answered, collate_ends, share_front
 from camelid.data import Splits
 from camelid.data.columns import Shape, pair_shape, preference_shape
@@ -208,7 +209,8 @@ def gather(recipe: Recipe, run: Run, ready: Callable[[], Engine]) -> Callable[[]
         return cache(lambda: split(recipe, *read_pairs(recipe)))
     prompts = run.rows("prompts", lambda: read_questions(recipe, recipe.data.prompts, recipe.data.prompt_rows))
     path = run.map("answers", prompts, lambda rows: draw_answers(recipe, ready(), rows, 2), total=len(prompts))
-    texts: dict[str, list[str]] = {one.id: one.value or [] for one in iterate_rows(path)}  # type: ignore[union-attr]
+    answered: list[Any] = list(iterate_rows(path))
+    texts: dict[str, list[str]] = {one.id: one.value or [] for one in answered}
     both = [replace(row, first=texts[row.id][0], second=texts[row.id][1]) for row in prompts if len(texts[row.id]) == 2]
     missing = {"questions without two whole answers": len(prompts) - len(both)}
     return cache(lambda: split(recipe, both, {why: count for why, count in missing.items() if count}))
@@ -564,13 +566,12 @@ def draw_other(seed: int, row: Guided, names: Sequence[str]) -> str:
 def ask_directly(
     run: Run, rows: Sequence[Pair], principles: Mapping[str, Principle], ready: Callable[[], Engine]
 ) -> Judge:
-    """The model asked as in step 2 about each pair, the mean of both orders; turned round by the sign."""
+    """The model asked as in step 2 about each pair, the mean of both orders; turned round by the sign; a failed one is a tie."""
     path = run.map("scores/asked", rows, lambda some: ask(ready(), some, principles), total=len(rows))
-    texts = {row.id: row.first for row in rows}
-    means = {
-        one.id: {name: fmean(both) for name, both in (one.value or dict.fromkeys(principles, (0.0,))).items()}
-        for one in iterate_rows(path)  # type: ignore[union-attr]
-    }
+    asked: list[Any] = list(iterate_rows(path))
+    run.scores("asked", lambda: {"pairs": count_outcomes(asked)})
+    texts, nothing = {row.id: row.first for row in rows}, dict.fromkeys(principles, (0.0,))
+    means = {one.id: {name: fmean(both) for name, both in (one.value or nothing).items()} for one in asked}
 
     def judge(row: Guided) -> list[float]:
         pair, own = row.id.removesuffix(f" {row.decided}"), row.decided.removeprefix(NOT)
