@@ -42,7 +42,7 @@ def table(name: str, scores: dict[str, Any]) -> str:
     minutes = sum(cost["cpu_seconds"] for cost in cost_by_stage(RUNS / name).values()) / 60
     decided = ", ".join(f"{what} {count}" for what, count in labels["decided by"].items())
     facts = (
-        f"{held_out['rows']} decisions on {scores['steering']['questions']} questions, seed 0; 95 % bootstrap intervals "
+        f"{held_out['rows']} decisions on {scores['steering']['questions']} questions, seed 0; 95 % intervals "
         f"over questions; {labels['labels']} labels ({decided}); {minutes:.0f} minutes of one core."
     )
     command = json.loads((RUNS / name / "manifest.json").read_text())["command"]
@@ -62,8 +62,8 @@ def measure(name: str, figures: str, **values: Any) -> dict[str, Any]:
 
 
 def test_check_8_four_measured_principles() -> None:
-    """Required by the card: above one half by two standard errors, and a flip rate clearly above 0; hoped for: 70 to 85 %
-    and 50 to 70 %."""
+    """Required by the card: above one half by two standard errors, and a flip rate clearly above 0. Hoped for: 70 to
+    85 % and 50 to 70 %."""
     ours = measure("salmon", "four", compare=True)
     assert ours["accuracy"]["low"] > 0.5
     assert ours["flip_rate"]["low"] > 0.05

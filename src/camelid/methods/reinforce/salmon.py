@@ -566,7 +566,7 @@ def draw_other(seed: int, row: Guided, names: Sequence[str]) -> str:
 def ask_directly(
     run: Run, rows: Sequence[Pair], principles: Mapping[str, Principle], ready: Callable[[], Engine]
 ) -> Judge:
-    """The model asked as in step 2 about each pair, the mean of both orders; turned round by the sign; a failed one is a tie."""
+    """The model asked as in step 2 about each pair, both orders' mean, turned round by the sign; 0 where it failed."""
     path = run.map("scores/asked", rows, lambda some: ask(ready(), some, principles), total=len(rows))
     asked: list[Any] = list(iterate_rows(path))
     run.scores("asked", lambda: {"pairs": count_outcomes(asked)})
