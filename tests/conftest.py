@@ -34,6 +34,7 @@ SPLIT_NAMES = {
     "legalbench": ("train",),
     "gsm8k": ("train", "test"),
     "pubmedqa": ("labeled",),
+    "pandalm": ("testset",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {

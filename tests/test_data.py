@@ -382,7 +382,7 @@ def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "tweets", "wnut17"]
     others = [
         *("gsm8k", "hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "pubmedqa", "puzzles"),
-        *("weak-to-strong", "wildlife", "pandalm-ratings", "pandalm-preferences"),
+        *("weak-to-strong", "wildlife", "pandalm-ratings", "pandalm-preferences", "pandalm-pairs"),
     ]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
@@ -496,7 +496,7 @@ def test_ratings_and_preferences_of_pandalm(named_data: Path) -> None:
     scores = ((7, 6), (3, 5), (4, 4), (9, 2))
     answers = ("Line.", "Line.", "Short.", "Line.")
     folder = named_data / "pandalm"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     rows = [
         pair | {"response1": answer} | {f"annotator{place}": vote for place, vote in enumerate(voted, 1)}
         for answer, voted in zip(answers, votes, strict=True)

@@ -83,6 +83,16 @@ def encode_answers(
     return Answered(row_id, kept, answers, strength, len(before) - len(kept))
 
 
+def share_front(row_id: str, lines: Sequence[list[int]], strength: float = 1.0) -> Answered:
+    """Whole texts as token ids, with what all of them share at the front as the prompt; no rest is empty.
+
+    For texts that are no answers to one conversation, such as an answer before several guides, or answers before one.
+    """
+    most = min(map(len, lines)) - 1
+    shared = next((place for place in range(most) if len({line[place] for line in lines}) > 1), most)
+    return Answered(row_id, lines[0][:shared], tuple(line[shared:] for line in lines), strength)
+
+
 def encode_all(
     tokenizer: Any, rows: Sequence[Preference], max_tokens: int | None
 ) -> tuple[list[Answered], dict[str, int]]:

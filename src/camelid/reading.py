@@ -169,6 +169,14 @@ def cut_texts(tokenizer: Any, rows: Sequence[Labelled], max_tokens: int) -> list
     ]
 
 
+def cut_text(tokenizer: Any, text: str, max_tokens: int, keep: Literal["start", "end"] = "start") -> str:
+    """The first tokens of a text, or the last, at most `max_tokens` of them."""
+    spans = _spans(tokenizer, text)
+    if len(spans) <= max_tokens:
+        return text
+    return text[: spans[max_tokens - 1][1]] if keep == "start" else text[spans[-max_tokens][0] :]
+
+
 def fit_document(
     tokenizer: Any,
     before: str,

@@ -159,6 +159,18 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
+class Guided(Preference):
+    """A preference that holds under a guide: the texts of the principles by which the first answer is better.
+
+    `decided` names the principle or the rule that settled it, and `flipped` says that it was turned round as noise.
+    """
+
+    guide: tuple[str, ...] = ()
+    decided: str = ""
+    flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A text or numbers, the bag it is in ("" for none), and whether it is positive, where somebody knows."""
 
@@ -227,7 +239,8 @@ Row = (
     | Compared | Reasoned
 )  # fmt: skip
 _KINDS = (
-    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Rated, Member, Bag, Pair,
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Rated, Member, Bag,
+    Pair,
     Compared, Reasoned,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}

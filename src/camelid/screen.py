@@ -199,5 +199,6 @@ def print_conclusion(folder: Path) -> None:
             span = f"{value['value']:.3f}  [{value['low']:.3f}, {value['high']:.3f}]"
             say(f"  {escape(name):38} {scores['metric']} {escape(span)}")
     say(f"\nreport:  {escape(str(write_report(folder)))}")
-    if (folder / "model" / "handle.json").is_file():
+    handle = folder / "model" / "handle.json"
+    if handle.is_file() and json.loads(handle.read_text(encoding="utf-8"))["settings"]["kind"] != "value":
         say(f"label rows with it:  camelid predict {escape(shlex.quote(str(folder)))} rows.csv --out labels.csv")

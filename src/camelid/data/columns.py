@@ -13,7 +13,19 @@ from typing import Any
 from camelid.data.formats import kind_of
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Message, Preference, Rated, Reasoned, Tagged
+from camelid.rows import (
+    Annotated,
+    Asked,
+    Flagged,
+    Labelled,
+    Member,
+    Message,
+    Pair,
+    Preference,
+    Rated,
+    Reasoned,
+    Tagged,
+)
 
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
@@ -235,6 +247,19 @@ def _rating_in(values: dict[str, Any], column: str) -> float | Problem:
         return number
     what = f"column {column!r} is no rating from 0 to {MOST_RATING}"
     return Problem(what, f"Scale the ratings; {UNKNOWN} means unknown.", detail=f"{number:g}")
+
+
+def pair_shape(instruction: str, outputs: tuple[str, str] | tuple[()] = ()) -> Shape:
+    """An instruction and two outputs of which nobody said which is better; without `outputs` both are empty."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Pair | Problem:
+        texts = [text_in(values, column) for column in (instruction, *outputs)]
+        if problem := _first_problem(*texts):
+            return problem
+        asked, first, second = [*map(str, texts), *([] if outputs else ["", ""])]
+        return Pair(row_id, origin, asked, first, second)
+
+    return Shape(Pair, convert, (instruction, *outputs), "the recipe's fields for columns")
 
 
 def reasoned_shape(question: str, answer: str, reasoning: str) -> Shape:

@@ -12,7 +12,7 @@ from camelid.metrics import entities
 from camelid.report.comparisons import DotPlot
 from camelid.report.files import RunFiles
 from camelid.report.histograms import plot_numbers
-from camelid.report.mistakes import cut_text
+from camelid.report.mistakes import cut_text, write_pair
 from camelid.report.numbers import show_count, show_number
 from camelid.report.scores import FOLD
 from camelid.report.sentences import Stretch, cut_sentence, mark_entities
@@ -144,7 +144,7 @@ def name_classes(row: Mapping[str, Any]) -> list[str]:
         return [f"{row['task']} {answer}" for answer in row["answers"]]
     if "positive" in row:
         return [] if row["positive"] is None else ["positive" if row["positive"] else "negative"]
-    label = row.get("label")
+    label = row.get("label", row.get("decided"))
     if isinstance(label, list):
         return [str(name) for name in label]
     return [] if label is None or isinstance(label, int | float) else [str(label)]
@@ -164,8 +164,7 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
     if "reasoning" in row:
         return Sample(cut_text(f"{row['question']}\n\n{row['reasoning']}"), str(row["answer"]))
     if "chosen" in row:
-        question = row["prompt"][-1]["content"] if row["prompt"] else ""
-        return Sample(cut_text(f"{question}\n\nchosen: {row['chosen']}\n\nrejected: {row['rejected']}"))
+        return Sample(cut_text(write_pair(row)), str(row.get("decided") or ""))
     if "flags" in row:
         return Sample(cut_text(str(row["messages"][-1]["content"])), _show_label(name_classes(row)))
     values = {name: value for name, value in row.items() if name not in ("row", "id", "origin")}
