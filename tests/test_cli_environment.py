@@ -471,16 +471,20 @@ def test_the_speed_is_that_of_a_product_we_time_ourselves() -> None:
     import torch
 
     left, right = torch.randn(512, 576), torch.randn(1536, 576)
-    rounds = []
-    for _ in range(5):
+
+    def ratio() -> float:
+        rounds = []
+        for _ in range(20):
+            started = time.perf_counter()
+            torch.mm(left, right.T).sum().item()
+            rounds.append(time.perf_counter() - started)
         started = time.perf_counter()
-        torch.mm(left, right.T).sum().item()
-        rounds.append(time.perf_counter() - started)
-    plain = 2 * 512 * 576 * 1536 / sorted(rounds)[2]
-    started = time.perf_counter()
-    measured = environment.products_per_second("float32", 0.1)
-    assert time.perf_counter() - started < 1
-    assert plain / 4 < measured < plain * 4
+        measured = environment.products_per_second("float32", 0.1)
+        assert time.perf_counter() - started < 1
+        return measured * sorted(rounds)[10] / (2 * 512 * 576 * 1536)
+
+    # a neighbour may slow either of the two down: three tries
+    assert any(1 / 4 < ratio() < 4 for _ in range(3))
 
 
 def test_camelid_data_is_looked_into(named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

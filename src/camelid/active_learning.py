@@ -56,10 +56,15 @@ def draw_random(pile: Pile, count: int, draw: Any) -> list[int]:
 
 
 def draw_by_cluster(pile: Pile, count: int, draw: Any) -> list[int]:
-    """The same number of rows from each cluster, up to half of them likely ones once there is a classifier."""
+    """The same number of rows from each cluster, up to half of them likely ones once there is a classifier.
+
+    Where they do not come out even, drawn clusters give one row more.
+    """
     chosen: list[int] = []
+    even, left = divmod(count, pile.clusters)
+    more = set(draw.permutation(pile.clusters)[:left].tolist()) if left else set()
     for cluster in range(pile.clusters):
-        size = count * (cluster + 1) // pile.clusters - count * cluster // pile.clusters
+        size = even + (cluster in more)
         rows_N = pile.unused(cluster)
         if pile.shares is None:
             chosen += pick(rows_N, size, draw)

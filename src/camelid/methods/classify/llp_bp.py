@@ -61,6 +61,7 @@ from camelid.training import train
 OURS, REFINED, DLLP, SUPERVISED = "belief propagation", "refined beliefs", "bag shares (DLLP)", "full supervision"
 CLASSES = ["negative", "positive"]
 SETTLED = 1e-3  # nats: messages that change by no more have converged
+AT_ONCE = 4096  # rows that go through the network together: a wide layer of all rows would not fit
 PAIRWISE = 8  # rows of a bag from which on pairs of them do not settle
 
 
@@ -142,7 +143,8 @@ def run(recipe: Recipe, run: Run) -> None:
         network = learn(slot, labels_N, aggregate_loss(recipe.lambda_a))  # step 5
         system = REFINED if number else OURS
         systems[system if number < 2 else f"{system} {number}"] = network
-        covariates_ND = embed(network, features["train"])  # step 6
+        if number < rounds - 1:
+            covariates_ND = embed(network, features["train"])  # step 6
 
     ours = list(systems)[-1]
     if recipe.compare:
@@ -399,13 +401,16 @@ def _over_members(logits_BM: Tensor, batch: BagBatch) -> Tensor:
 @torch.inference_mode()
 def embed(network: Path, numbers_NP: Any) -> Any:
     """The network's embeddings of all rows."""
-    return models.load_handle(network)[0].embed(torch.as_tensor(numbers_NP)).numpy()
+    model = models.load_handle(network)[0]
+    return torch.cat([model.embed(part_NP) for part_NP in torch.as_tensor(numbers_NP).split(AT_ONCE)]).numpy()
 
 
 @torch.inference_mode()
 def predict(network: Path, rows: Sequence[Member], numbers_NP: Any) -> list[Predicted]:
     """The probability of "positive" for each row; gold where it is known."""
-    shares_N = models.load_handle(network)[0](torch.as_tensor(numbers_NP)).double().sigmoid()
+    model = models.load_handle(network)[0]
+    logits_N = torch.cat([model(part_NP) for part_NP in torch.as_tensor(numbers_NP).split(AT_ONCE)])
+    shares_N = logits_N.double().sigmoid()
     return tell_shares(rows, shares_N, CLASSES)
 
 
