@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
@@ -38,7 +37,16 @@ from camelid.scoring import score, weigh
 from camelid.spending import read_spending
 from conftest import invoke
 
-CLIENT, TLS = httpx2.Client, httpx2.create_ssl_context()
+TLS = httpx2.create_ssl_context()
+
+
+class Client(httpx2.Client):
+    """One TLS set-up for all. A class, as modules that are loaded meanwhile name it in their annotations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"verify": TLS, **options})
+
+
 KEY = "sk-planted-0123456789-do-not-tell"
 VARIABLE = "PLANTED_KEY"
 GREEDY = Sampling()
@@ -195,7 +203,7 @@ def endpoint() -> Iterator[Endpoint]:
 @pytest.fixture(autouse=True)
 def _quick_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses; no proxy of the machine; no key but the planted one; one (unused) TLS set-up for all."""
-    monkeypatch.setattr(httpx2, "Client", functools.partial(CLIENT, verify=TLS))
+    monkeypatch.setattr(httpx2, "Client", Client)
     monkeypatch.setattr(remote_module, "FIRST_WAIT", 0.01)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
