@@ -889,6 +889,20 @@ def test_histograms_by_hand() -> None:
     assert plot_numbers({"train": [3.0, 3.0]}) is not None
 
 
+def test_rewards_of_two_groups_are_spread(tmp_path: Path) -> None:
+    """One axis for both; a reward of words alone is shown as a plain table, not as bars."""
+    spread = {"of": "reward", "units": "answers", "groups": {"preferred": [1.0, 2.0, 2.5], "other": [0.0, 1.0]}}
+    page = Page(write_report(label_run(tmp_path / "r", scores={"spread": spread})).read_text("utf-8"))
+    told = page.under(id="spread")
+    assert "How rewards are spread" in told
+    assert "rewards of 3 preferred answers" in told
+    assert "mean 0.5" in told
+    odd = {"of": "reward", "units": "answers", "groups": {"preferred": ["much"]}}
+    page = Page(write_report(label_run(tmp_path / "odd", scores={"spread": odd})).read_text("utf-8"))
+    assert page.under(id="spread") == ""
+    assert "Scores: spread" in page.text("h2")
+
+
 def test_columns_are_drawn_to_scale() -> None:
     """On 0 to 1: 0.9 to 1 is at 90 % plus the gap. 64 pixels less 14 for the text are 50; half of that is 25."""
     svg = Page(draw_columns([Column(0.9, 1.0, 0.5, "x", "7")], Axis(0, 1, (0, 1)), "label", height=64))
