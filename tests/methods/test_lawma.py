@@ -918,6 +918,44 @@ def test_check_says_what_a_run_would_do(model: Path, tmp_path: Path) -> None:
     assert 0 < int(again["documents cut"]) < 60, "the longest prompt leaves no room for its end"
 
 
+def test_tasks_that_would_share_a_folder(model: Path, tmp_path: Path) -> None:
+    """Two names that differ in signs only, and one without a Latin letter: one would be read as the other's model."""
+    write_cases(tmp_path)
+    for name in ("colour!", "χρώμα"):
+        source = write_tasks(tmp_path, FOUR.replace("[tasks.also]", f'[tasks."{name}"]'))
+        values = options(model, source, singles=["colour", name])
+        with pytest.raises(UserError, match="would have no name, or that of another task"):
+            lawma.check(methods.resolve("lawma", values))
+
+
+def test_in_a_chat_the_templates_tokens_count_as_well() -> None:
+    """A question that just fits a plain prompt does not fit behind the opening of a turn."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHATML
+    plain, chat = (
+        len(encode_prompt(tokenizer, lawma.lay_out(sheet_of(tokenizer, chat=is_chat), "Which colour?")))
+        for is_chat in (False, True)
+    )
+    assert chat > plain
+
+
+def test_one_label_among_known_rows_is_repeated() -> None:
+    """Of several right answers the first is taken, which may leave one class: nothing is fitted then."""
+    known = [asked("a", "r", number=0), asked("b", "r", "g", number=1)]
+    found = lawma.by_tasks(lambda *_: pytest.fail("fitted"), known, [asked("c", "r", "b", number=2)])
+    assert [(row.gold, row.predicted) for row in found] == [("r", "r")]
+
+
+def test_check_5_negative_numbers_and_files_that_are_none(tmp_path: Path) -> None:
+    record = {"ground_truth": "-1", "model_response": "It is -1."}
+    assert responses.is_right(record, record)
+    assert not responses.is_right(record | {"model_response": "1"}, record)
+    for content in ([1, 2], [{"ground_truth": [], "model_response": "x"}]):
+        (tmp_path / "sc_one.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match="is no list of records"):
+            responses.read_responses(tmp_path)
+
+
 def test_a_question_that_cannot_be_asked() -> None:
     """A question longer than the context names the row."""
     engine = ScriptedEngine([], lambda question: Scored((), problem="context overflow"))
