@@ -37,7 +37,9 @@ def hold_out(
             better = (row.first, row.second) if known and known[name] > 0 else (row.second, row.first)
             for form, texts in ((name, better), (NOT + name, better[::-1])):
                 prompt, guide = (Message("user", row.instruction),), state(principles, [form])
-                found.append(Guided(f"{row.id} {form}", row.origin, prompt, *texts, guide=guide, decided=form))
+                found.append(
+                    Guided(f"{row.id} {form}", row.origin, prompt, texts[0], texts[1], guide=guide, decided=form)
+                )
     return found
 
 

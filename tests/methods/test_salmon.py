@@ -185,10 +185,10 @@ def test_the_score_is_the_difference_of_the_letters_logits(chat_model: Path) -> 
 
 def test_normalised_by_hand() -> None:
     """(0.6 + 1.0) / 2 / 0.5 = 1.6; orders that disagree, and a zero, give 0."""
-    assert salmon.normalise(0.6, 1.0, 0.5) == pytest.approx(1.6)
-    assert salmon.normalise(-0.6, -1.0, 0.5) == pytest.approx(-1.6)
+    assert salmon.normalise((0.6, 1.0), 0.5) == pytest.approx(1.6)
+    assert salmon.normalise((-0.6, -1.0), 0.5) == pytest.approx(-1.6)
     for pair in ((0.6, -1.0), (-0.6, 1.0), (0.0, 1.0), (-1.0, 0.0), (0.0, 0.0)):
-        assert salmon.normalise(*pair, 0.5) == 0.0
+        assert salmon.normalise(pair, 0.5) == 0.0
 
 
 def test_the_variance_is_that_of_all_scores_of_a_principle() -> None:
@@ -433,6 +433,9 @@ def test_question_and_answer_are_cut_on_their_own_sides(chat_model: Path) -> Non
     assert row.first.startswith(cut.first)
     for text in (cut.instruction, cut.first, cut.second):
         assert 14 <= len(tokenizer(text)["input_ids"]) <= 16
+    small = recipe_of(question_tokens=16, answer_tokens=16)
+    [ids] = salmon.write_lines(tokenizer, small, row.instruction, row.first, [()])
+    assert tokenizer.decode(ids) == salmon.write_review(cut.instruction, cut.first, ()), "uncut texts are cut alike"
 
 
 def test_turns_of_a_conversation_have_their_roles() -> None:
@@ -462,6 +465,8 @@ def test_a_run_from_pairs_to_scores(tmp_path: Path, chat_model: Path, pairs_csv:
     )
     assert set(scores["by_principle"]) <= set(read_principles("measured"))
     assert scores["labels"]["labels"] == sum(scores["labels"]["decided by"].values())
+    agree = scores["labels"]["pairs that a principle tells apart in both orders"]
+    assert (agree["concise"], agree["methodical"]) == (1.0, 0.0), "they differ in length, and each is one sentence"
     assert scores["steering"]["questions"] == len(questions["test"])
     report = tmp_path / "r" / "report.html"
     from camelid.report import write_report

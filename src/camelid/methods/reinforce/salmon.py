@@ -346,8 +346,9 @@ def variances(judged: Sequence[Judged], names: Sequence[str] | Mapping[str, Any]
     return {name: pvariance(values) if values else 0.0 for name, values in pooled.items()}
 
 
-def normalise(s12: float, s21: float, variance: float) -> float:
+def normalise(both: Sequence[float], variance: float) -> float:
     """g: the mean of both orders over the variance, 0 where the orders do not agree on who is better."""
+    s12, s21 = both
     agree = (s12 > 0 and s21 > 0) or (s12 < 0 and s21 < 0)
     return (s12 + s21) / 2 / variance if agree else 0.0
 
@@ -356,7 +357,7 @@ def grade(judged: Judged, spread: Mapping[str, float]) -> dict[str, float] | Non
     """g of each principle; None for a pair that lacks a score."""
     if judged.value is None:
         return None
-    return {name: normalise(*judged.value[name], spread[name]) for name in spread}
+    return {name: normalise(judged.value[name], spread[name]) for name in spread}
 
 
 # Steps 4 to 7: labels
@@ -437,7 +438,7 @@ def label_all(
 def count_labels(labelled: Sequence[Guided], judged: Sequence[Judged], principles: Mapping[str, Any]) -> dict[str, Any]:
     """What decided how many labels, how long the lists are, and how often a principle's two orders agree."""
     values = [one.value for one in judged if one.value]
-    agree = {name: fmean(normalise(*value[name], 1.0) != 0 for value in values) for name in principles}
+    agree = {name: fmean(normalise(value[name], 1.0) != 0 for value in values) for name in principles}
     return {
         "labels": len(labelled),
         "flipped": sum(row.flipped for row in labelled),
