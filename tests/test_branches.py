@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from camelid.batches import collate_rows
-from camelid.branches import Answered, collate_answers, collate_ends, encode_all, encode_preference
+from camelid.branches import Answered, collate_answers, collate_ends, encode_all, encode_preference, share_front
 from camelid.reading import tell_answer
 from camelid.rows import Message, Preference
 from camelid.surgery.attention_mask import branch_mask
@@ -80,6 +80,19 @@ def test_what_teaches_nothing_is_left_out_and_counted(tokenizer: Any) -> None:
         "pairs whose answers are the same": 1,
         "pairs with an answer that does not fit into 120 tokens": 1,
     }
+
+
+def test_whole_texts_share_their_front_and_keep_a_rest() -> None:
+    """Also where one is the beginning of another, where they are equal, and where there is only one."""
+    assert share_front("a", [[1, 2, 3, 4], [1, 2, 5], [1, 2, 3, 6]]) == Answered("a", [1, 2], ([3, 4], [5], [3, 6]))
+    assert share_front("a", [[1, 2], [1, 2, 3]]).answers == ([2], [2, 3])
+    assert share_front("a", [[1, 2], [1, 2]]) == Answered("a", [1], ([2], [2]))
+    assert share_front("a", [[1, 2, 3]]) == Answered("a", [1, 2], ([3],))
+    assert share_front("a", [[1], [2]]) == Answered("a", [], ([1], [2]))
+    batch = collate_ends([share_front("a", [[1, 2, 3, 4], [1, 2, 5]])], 0)
+    assert batch.row_N is not None
+    assert batch.token_N is not None
+    assert batch.ids_BT[batch.row_N, batch.token_N].tolist() == [4, 5]
 
 
 def test_branch_mask_worked_by_hand() -> None:

@@ -433,6 +433,9 @@ def test_question_and_answer_are_cut_on_their_own_sides(chat_model: Path) -> Non
     assert row.first.startswith(cut.first)
     for text in (cut.instruction, cut.first, cut.second):
         assert 14 <= len(tokenizer(text)["input_ids"]) <= 16
+    small = recipe_of(question_tokens=16, answer_tokens=16)
+    [ids] = salmon.write_lines(tokenizer, small, row.instruction, row.first, [()])
+    assert tokenizer.decode(ids) == salmon.write_review(cut.instruction, cut.first, ()), "uncut texts are cut alike"
 
 
 def test_turns_of_a_conversation_have_their_roles() -> None:
@@ -446,7 +449,7 @@ def test_turns_of_a_conversation_have_their_roles() -> None:
 def test_a_run_from_pairs_to_scores(tmp_path: Path, chat_model: Path, pairs_csv: Path) -> None:
     scores = run_salmon(tmp_path / "r", chat_model, pairs_csv, passes=2)
     rows: dict[str, Any] = {
-        name: [*iterate_rows(tmp_path / "r" / f"{name}.jsonl")] for name in ("train", "test", "decisions")
+        name: [*iterate_rows(tmp_path / "r" / f"{name}.jsonl")] for name in ("train", "test", "held-out/decisions")
     }
     questions = {name: {row.instruction for row in rows[name]} for name in ("train", "test")}
     assert not questions["train"] & questions["test"]
@@ -458,10 +461,15 @@ def test_a_run_from_pairs_to_scores(tmp_path: Path, chat_model: Path, pairs_csv:
         assert held_out["systems"][name]["accuracy"] == exact, "whoever reads no list is right in exactly one half"
         assert held_out["systems"][name]["flip_rate"]["value"] == 0.0
     assert (
-        held_out["rows"] == len(rows["decisions"]) == 2 * sum(one["pairs"] for one in scores["by_principle"].values())
+        held_out["rows"]
+        == len(rows["held-out/decisions"])
+        == 2 * sum(one["pairs"] for one in scores["by_principle"].values())
     )
     assert set(scores["by_principle"]) <= set(read_principles("measured"))
     assert scores["labels"]["labels"] == sum(scores["labels"]["decided by"].values())
+    agree = scores["labels"]["pairs that a principle tells apart in both orders"]
+    assert agree["concise"] == 1.0, "all of them differ in length"
+    assert "methodical" not in agree, "each is one sentence"
     assert scores["steering"]["questions"] == len(questions["test"])
     report = tmp_path / "r" / "report.html"
     from camelid.report import write_report
@@ -470,6 +478,8 @@ def test_a_run_from_pairs_to_scores(tmp_path: Path, chat_model: Path, pairs_csv:
     assert report.is_file()
     assert "what counts: " in page
     assert "flip rate" in page
+    assert "\n\nfirst: It is" in page, "pairs are shown as such"
+    assert "not concise in" not in page, "what was decided under a negation is no class of the data"
 
 
 def test_a_model_that_learned_to_follow_is_seen_to(tmp_path: Path, chat_model: Path, pairs_csv: Path) -> None:

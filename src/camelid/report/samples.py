@@ -57,6 +57,7 @@ class Rows:
     """The data section: splits, shares of the classes by split, rows left out, warnings, samples."""
 
     splits: list[tuple[str, str]]
+    classed: list[str]  # the splits whose rows have classes, which `shares` are of
     shares: list[tuple[str, list[Share]]]
     folded: list[tuple[str, list[Share]]]
     counted: str
@@ -71,10 +72,12 @@ def describe_rows(files: RunFiles) -> Rows:
     """The data section of a run; its lists are empty where nothing is known yet."""
     splits = [_read_split(name, files.lines(f"{name}.jsonl")) for name in files.splits()]
     notes = files.manifest.get("notes", {}).get("data") or {}
-    shares = compare_shares({split.name: (split.classes, split.total) for split in splits})
+    classed = [split for split in splits if split.classes]  # pairs that nobody has judged have no class
+    shares = compare_shares({split.name: (split.classes, split.total) for split in classed})
     tagged = any(sample.sentence for split in splits for kept in split.kept.values() for sample in kept)
     return Rows(
         [(split.name, show_count(split.rows)) for split in splits],
+        [split.name for split in classed],
         shares[:FOLD],
         shares[FOLD:],
         "entities" if tagged else "rows",
@@ -165,6 +168,8 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
         return Sample(cut_text(f"{row['question']}\n\n{row['reasoning']}"), str(row["answer"]))
     if "chosen" in row:
         return Sample(cut_text(write_pair(row)), str(row.get("decided") or ""))
+    if "instruction" in row and "first" in row:
+        return Sample(cut_text(f"{row['instruction']}\n\nfirst: {row['first']}\n\nsecond: {row['second']}"))
     if "flags" in row:
         return Sample(cut_text(str(row["messages"][-1]["content"])), _show_label(name_classes(row)))
     values = {name: value for name, value in row.items() if name not in ("row", "id", "origin")}

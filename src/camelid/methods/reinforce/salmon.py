@@ -184,7 +184,10 @@ def learn(recipe: Recipe, run: Run, principles: dict[str, Principle], ready: Cal
     run.note("data", lambda: {"dropped": {**found().dropped, **left}, "warnings": [*found().warnings, *warnings]})
     run.scores("labels", lambda: count_labels(labelled, judged, known))
     if not labelled:
-        raise UserError("no pair was given a label", f"They were left out for: {', '.join(left) or 'no reason'}.")
+        advice = (
+            "A judge whose two orders never agree likes a place and not an answer: take another model, or more pairs."
+        )
+        raise UserError("no pair was given a label", f"Left out: {', '.join(left) or 'none'}. {advice}")
     folder = fit_reward(recipe, run, labelled, general)  # step 8
     measured = [grade(one, {name: spread[name] for name in known}) for one in held_out]
     measure(recipe, run, folder, known, test_rows, measured, ready)  # step 9
@@ -522,7 +525,7 @@ def measure(
     ready: Callable[[], Engine],
 ) -> None:
     """Decisions on held-out pairs under each principle and its negation, against what cannot read or follow them."""
-    held = run.rows("decisions", lambda: hold_out(rows, grades, principles))
+    held = run.rows("held-out/decisions", lambda: hold_out(rows, grades, principles))
     if not held:
         raise UserError("no principle tells two held-out answers apart", "Give more pairs to score.")
     answers = list(dict.fromkeys((row.instruction, text) for row in rows for text in (row.first, row.second)))
@@ -552,7 +555,7 @@ def measure(
     }
     scorer, trained = score_by([question_of(row) for row in held[::2]]), {OURS, BLIND, OTHER}
     compared = cache(lambda: evaluate(systems, ORDER, OURS, "principles", trained=trained, scorer=scorer))
-    run.scores("held_out", lambda: {"split": "decisions", **compared()})
+    run.scores("held_out", lambda: {"split": "held-out/decisions", **compared()})
     run.scores("by_principle", lambda: tabulate_principles(held, systems[OURS]))
     run.scores("steering", lambda: compare_picks(principles, answers, by_form.__getitem__))
 
