@@ -184,8 +184,8 @@ def describe_judgements(judged: Sequence[Judged]) -> dict[str, Any]:
     outcomes = Counter(word for one in told for each in one.get("outcomes", ()) for word in each)
     unread = {why: count for why, count in outcomes.items() if why != "value"}
     facts: dict[str, Any] = {"judgements": sum(map(len, several)), "judgements not read": unread or "none"}
-    if failed := sum(not one.value for one in judged):
-        facts["prompts whose judgements failed"] = failed
+    if failed := Counter(one.problem for one in judged if not one.value):
+        facts["prompts whose judgements failed"] = dict(failed)
     spread = [pstdev(each) for each in several if len(each) > 1]
     return facts | ({"standard deviation of one answer's": fmean(spread)} if spread else {})
 

@@ -536,7 +536,7 @@ def implicit_margin(beta: float, policy_P2: Any, reference_P2: Any) -> Any:
 
 
 def count_work(recipe: Recipe, prompts: int, drawn: Any, phases: dict[str, Any]) -> dict[str, int]:
-    """Answers drawn, judgements asked for, runs of DPO, and their pairs times epochs: compute to be compared by."""
+    """Answers drawn, judgements that came, runs of DPO, and their pairs times epochs: compute to be compared by."""
     sets = list(drawn)
     values = [one.value for each in sets for one in each.judged if one.value]
     runs = [facts["pairs in DPO"] for facts in phases.values() if "pairs in DPO" in facts]
