@@ -171,7 +171,8 @@ def parse_behind(marker: str, inner: Parser) -> Parser:
     For replies that end in a line such as "Score: 4". Stars around the marker do not matter.
     """
     word, colon = re.escape(marker.rstrip(":")), ":" if marker.endswith(":") else ""
-    mark = re.compile(rf"(?<!\w){word}(?!\w)[*_]*\s*{colon}", re.IGNORECASE)
+    letter = r"[^\W_]"
+    mark = re.compile(rf"(?<!{letter})(?<!{letter}[-_]){word}(?!{letter})[*_]*\s*{colon}", re.IGNORECASE)
 
     def parse(text: str) -> Parsed:
         marks = list(mark.finditer(text))

@@ -505,12 +505,15 @@ def tune(recipe: Recipe, run: Run, step: Step, name: str, pairs: Sequence[Contra
     pad, loss = pad_id(base.tokenizer), objectives.dpo if recipe.loss == "dpo" else objectives.ipo
     reference, after = (f"{step.place}/{when}-{name}" for when in ("reference", "after"))
 
+    def look(model: Any) -> Any:
+        return np.array(preferences.measure_logprobs(model, told, pad, "log-probabilities"), dtype=np.float32)
+
     def fit(model: Any, folder: Path) -> None:
-        before = run.arrays(reference, lambda: look_at(model, told, pad))
+        before = run.arrays(reference, lambda: {"logprobs": look(model), "cosine": compare_states(model, told, pad)})
         rows = preferences.with_reference(told, before["logprobs"].tolist())
         batches = preferences.over_answers(rows, recipe.plan, pad)
         train(model, batches, loss(recipe.beta), recipe.plan, folder=folder)
-        run.arrays(after, lambda: look_at(model, told, pad))
+        run.arrays(after, lambda: {"logprobs": look(model)})
 
     build = lambda: models.language_model(base, {}, recipe.plan, step.model)  # noqa: E731
     model = run.model(f"{step.place}/{name}", build, fit)
@@ -518,12 +521,11 @@ def tune(recipe: Recipe, run: Run, step: Step, name: str, pairs: Sequence[Contra
     return Tuned(model, facts | describe_tuning(recipe, len(told), *measured))
 
 
-def look_at(model: Any, rows: Sequence[Answered], pad: int) -> dict[str, Any]:
-    """log pi of both answers of each pair, (P, 2), and the cosine of their mean last states, (P,)."""
+def compare_states(model: Any, rows: Sequence[Answered], pad: int) -> Any:
+    """cosine_P of the mean last states of the two answers of each pair."""
     states_P2D = preferences.measure_features(model, rows, pad).reshape(len(rows), 2, -1)
     unit_P2D = states_P2D / np.linalg.norm(states_P2D, axis=-1, keepdims=True)
-    logprobs = np.array(preferences.measure_logprobs(model, rows, pad, "log-probabilities"), dtype=np.float32)
-    return {"logprobs": logprobs, "cosine": (unit_P2D[:, 0] * unit_P2D[:, 1]).sum(axis=-1)}
+    return (unit_P2D[:, 0] * unit_P2D[:, 1]).sum(axis=-1)
 
 
 def implicit_margin(beta: float, policy_P2: Any, reference_P2: Any) -> Any:
