@@ -102,6 +102,7 @@ def test_length_is_penalised_by_words() -> None:
 def test_judgements_are_described() -> None:
     """Standard deviations of (1, 3) and (2, 2) are 1 and 0; single judgements have none."""
     outcomes = [["value", "value"], ["value", "value"], ["value", "truncated"]]
+    outcomes = [["value", "value"], ["value", "value"], ["value", "truncated"]]
     told = [
         tell_scores(row_of("a", "b", "c"), [[1, 3], [2, 2], [5, None]], outcomes=outcomes),
         Judged("1", "", "failed", None, "", problem="timeout"),

@@ -64,7 +64,7 @@ def test_check_8_mechanism() -> None:
     scores = run_or_resume(METHOD, METHOD, data__chunk=32, data__test_rows=32)
     ours, plain = iterations(scores, OURS, 2), iterations(scores, PLAIN, 3)
     lines = [
-        "| loop | i | answers | runs of DPO | pairs | mean gap | cosine | margin after | M_i's score | held out, M_i+1 |",
+        "| loop | i | answers | DPO runs | pairs | mean gap | cosine | margin after | M_i's score | held out, M_i+1 |",
         f"|{'---|' * 10}",
     ]
     for name, found in ((OURS, ours), (PLAIN, plain)):
@@ -75,8 +75,8 @@ def test_check_8_mechanism() -> None:
     gaps = [f"{name} {signed(other['difference'])}" for name, other in against.items()]
     seconds = sum(cost["cpu_seconds"] for cost in cost_by_stage(RUNS / METHOD).values())
     footer = (
-        f"Scores from 0 to 5 by the rule. Held out, {scores['held_out']['rows']} prompts: {'; '.join(held)}. {OURS} minus "
-        f"the others: {'; '.join(gaps)}. Seed 0; {seconds / 60:.0f} minutes of one core."
+        f"Scores from 0 to 5 by the rule. Held out, {scores['held_out']['rows']} prompts: {'; '.join(held)}. "
+        f"{OURS} minus the others: {'; '.join(gaps)}. Seed 0; {seconds / 60:.0f} minutes of one core."
     )
     write_figures(METHOD, "mechanism", "\n".join([*lines, "", footer, "", "```sh", command_of(METHOD), "```"]))
 
@@ -100,8 +100,8 @@ def test_check_8_a_small_model_cannot_judge() -> None:
     write_figures(
         METHOD,
         "judge",
-        f"SmolLM2-135M, one judgement of at most {TOKENS} tokens an answer, {PAIRS} pairs of `pandalm-preferences:people`: "
-        f"both answers have a score in {found['both read']} pairs, {found['ties']} of them ties; agreement with people, "
-        f"ties as one half, {agreement}. Judgements that could not be read: {facts['judgements not read']}.",
+        f"SmolLM2-135M, one judgement of at most {TOKENS} tokens an answer, {PAIRS} pairs of "
+        f"`pandalm-preferences:people`: both answers have a score in {found['both read']} pairs, {found['ties']} of them "
+        f"ties; agreement with people, ties as one half, {agreement}. Judgements that could not be read: {facts['judgements not read']}.",
     )
     assert found["agreement"] is None or found["agreement"]["low"] < 0.6
