@@ -101,7 +101,8 @@ def test_check_8_a_small_model_cannot_judge() -> None:
         METHOD,
         "judge",
         f"SmolLM2-135M, one judgement of at most {TOKENS} tokens an answer, {PAIRS} pairs of "
-        f"`pandalm-preferences:people`: both answers have a score in {found['both read']} pairs, {found['ties']} of them "
-        f"ties; agreement with people, ties as one half, {agreement}. Judgements that could not be read: {facts['judgements not read']}.",
+        f"`pandalm-preferences:people`: both answers have a score in {found['both read']} pairs, "
+        f"{found['ties']} of them ties; agreement with people, ties as one half, {agreement}. "
+        f"Judgements that could not be read: {facts['judgements not read']}.",
     )
     assert found["agreement"] is None or found["agreement"]["low"] < 0.6
