@@ -14,6 +14,7 @@ from camelid.parsing import (
     Parsed,
     Parser,
     is_refusal,
+    parse_behind,
     parse_choice,
     parse_json,
     parse_number,
@@ -407,3 +408,11 @@ def test_importing_needs_no_torch() -> None:
 
     code = "import sys, camelid.parsing, camelid.agreement, camelid.ranking; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_behind_the_last_marker_of_its_line() -> None:
+    """The last one counts, readable or not, and the next line is none of it."""
+    parse = parse_behind("Grade:", parse_number(0, 9))
+    assert parse("Grade: 3\nno, __grade__ : 4 of them").value == 4
+    for text in ("Grade: 3\nGrade:\n4", "Grade: 3 Grade: none", "Upgrade: 4", "Grade 4"):
+        assert parse(text).outcome == "malformed", text

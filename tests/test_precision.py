@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
-from camelid import bases, models
+from camelid import bases, models, recipe
 from camelid.batches import Tokens
+from camelid.engines import open_engine
 from camelid.prediction import logits_by_row
 from camelid.reading import Reading
 from camelid.recipe import Plan
@@ -37,3 +40,26 @@ def test_bfloat16_trunk_with_a_float32_head(tiny_model: Path) -> None:
         logits[precision] = torch.stack(logits_by_row(model, rows, 0))
     assert logits["bfloat16"].dtype == torch.float32
     torch.testing.assert_close(logits["bfloat16"], logits["float32"], atol=0.02, rtol=0.05)
+
+
+def test_an_engine_of_bfloat16_keeps_the_adapter_beside_the_weights(tiny_model: Path, tmp_path: Path) -> None:
+    """Added to weights that lie on the grid of bfloat16, a small product is rounded away from most of them."""
+    base = bases.open_base(str(tiny_model))
+    model = models.language_model(base, {}, Plan(precision="bfloat16"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(3e-5)
+    models.save(model, tmp_path)
+
+    def layers_of(precision: Any) -> list[Any]:
+        engine = recipe.Engine(precision=precision, cache=False)
+        opened: Any = open_engine(engine, recipe.Model(base=str(tiny_model)), tmp_path)
+        return [module for module in opened.model.modules() if isinstance(module, LoraLayer)]
+
+    assert len(layers_of("bfloat16")) == 7 * base.config.num_hidden_layers
+    assert layers_of("float32") == []
+    plain = dict(bases.load_lm(base, "bfloat16").named_parameters())
+    merged = dict(models.merge(models.load_handle(tmp_path)[0]).lm.named_parameters())
+    same = torch.cat([(plain[name] == merged[name]).flatten() for name in plain if name.endswith("proj.weight")])
+    assert same.float().mean() > 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from camelid.engines import Completion, Engine, Sampling
 from camelid.rows import Judged, Preference
@@ -17,14 +19,17 @@ def draw_candidates(
     count: int,
     seed: int,
     is_readable: Callable[[str], bool] = lambda text: True,
+    *,
+    keeps_cut: bool = False,
 ) -> list[Judged]:
     """`count` answers of the policy to each row's prompt; the value's "texts" are those that may be chosen among.
 
     Left out and counted in "left out" are answers that failed, were cut off at the limit, are empty, or are not
-    `is_readable`. A row is "failed" where every request was, and "malformed" where no answer is left.
+    `is_readable`. With `keeps_cut` those cut off stay, and "cut" counts them. A row is "failed" where every request
+    was, and "malformed" where no answer is left.
     """
     replies = sample(policy, [row.prompt for row in rows], sampling, samples=count, seed=seed, what="")
-    return [_keep(row, found, is_readable) for row, found in zip(rows, replies, strict=True)]
+    return [_keep(row, found, is_readable, keeps_cut) for row, found in zip(rows, replies, strict=True)]
 
 
 def fault_of(reply: Completion, is_readable: Callable[[str], bool]) -> str:
@@ -38,12 +43,20 @@ def fault_of(reply: Completion, is_readable: Callable[[str], bool]) -> str:
     return "" if is_readable(reply.text) else "not decoded alike by strong and weak"
 
 
-def _keep(row: Preference, replies: Sequence[Completion], is_readable: Callable[[str], bool]) -> Judged:
-    faults = [fault_of(reply, is_readable) for reply in replies]
+def _keep(
+    row: Preference, replies: Sequence[Completion], is_readable: Callable[[str], bool], keeps_cut: bool
+) -> Judged:
+    is_cut = [keeps_cut and reply.stop == "length" for reply in replies]
+    faults = [
+        fault_of(replace(reply, stop="end") if cut else reply, is_readable)
+        for reply, cut in zip(replies, is_cut, strict=True)
+    ]
     texts = [reply.text for reply, fault in zip(replies, faults, strict=True) if not fault]
     problems = [reply.problem for reply in replies if reply.problem]
     if texts:
-        value = {"texts": texts, "left out": dict(Counter(filter(None, faults)))}
+        value: dict[str, Any] = {"texts": texts, "left out": dict(Counter(filter(None, faults)))}
+        if keeps_cut:
+            value["cut"] = sum(cut and not fault for cut, fault in zip(is_cut, faults, strict=True))
         return Judged(row.id, row.origin, "value", value, "")
     if len(problems) == len(replies):  # nothing is known of the question yet
         return Judged(row.id, row.origin, "failed", None, problems[0], problem=problems[0])

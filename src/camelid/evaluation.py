@@ -276,6 +276,13 @@ def _score_numbers(predictions: Sequence[Predicted], classes: Sequence[str], dra
     return Scored(scores, sampled[:, 0], None)
 
 
+def score_means(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
+    """A scorer of rows that carry a number for which nobody knows a right one, such as a judge's: {"mean_score"}."""
+    values_N = np.array([row.predicted for row in predictions], dtype=float)
+    sampled = metrics.resampled_mean(values_N, draws)
+    return Scored({"mean_score": _json(interval(float(values_N.mean()), sampled))}, sampled, None)
+
+
 def _compare(ours: Scored, theirs: Scored, main: str) -> dict[str, Any]:
     value = ours.scores[main]["value"] - theirs.scores[main]["value"]
     difference = {"difference": _json(interval(value, ours.samples - theirs.samples))}

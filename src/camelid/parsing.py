@@ -165,6 +165,24 @@ def parse_score(low: float, high: float) -> Parser:
     return parse
 
 
+def parse_behind(marker: str, inner: Parser) -> Parser:
+    """What `inner` reads of the rest of the line behind the last `marker`, in any case; earlier ones are never tried.
+
+    For replies that end in a line such as "Score: 4". Stars around the marker do not matter.
+    """
+    word, colon = re.escape(marker.rstrip(":")), ":" if marker.endswith(":") else ""
+    letter = r"[^\W_]"
+    mark = re.compile(rf"(?<!{letter})(?<!{letter}[-_]){word}(?!{letter})[*_]*\s*{colon}", re.IGNORECASE)
+
+    def parse(text: str) -> Parsed:
+        marks = list(mark.finditer(text))
+        if not marks:
+            return _malformed(text, f"holds no {marker}")
+        return inner(text[marks[-1].end() :].partition("\n")[0])
+
+    return parse
+
+
 def parse_json(keys: Sequence[str] | Mapping[str, type]) -> Parser:
     """The first JSON object in the reply, as a dict; code fences and words around it do not matter.
 

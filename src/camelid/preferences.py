@@ -83,6 +83,18 @@ def measure_states(model: Any, rows: Sequence[Answered], pad_id: int, what: str 
     return np.array([state_D for states in found for state_D in states], dtype=np.float32)
 
 
+def measure_features(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "features") -> Any:
+    """The mean of a language model's last states from which each answer's tokens are told, (answers, D)."""
+
+    def mean_states(model: Any, batch: AnswerBatch) -> torch.Tensor:
+        hidden_ND = model.states(batch).float()
+        sums_SD = hidden_ND.new_zeros(len(batch.size_S), hidden_ND.shape[1]).index_add(0, batch.answer_N, hidden_ND)
+        return sums_SD / batch.size_S[:, None]
+
+    found = _measure(model, rows, pad_id, collate_answers, mean_states, what)
+    return np.array([state_D for states in found for state_D in states], dtype=np.float32)
+
+
 def with_reference(rows: Sequence[Answered], logprobs: Sequence[Sequence[float]]) -> list[Answered]:
     """The rows with the log-probabilities of a reference as their answers' values."""
     return [

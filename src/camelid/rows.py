@@ -148,6 +148,17 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrast(Preference):
+    """A preference between two answers that models wrote: which model wrote each, and what a judge gave it.
+
+    Both pairs are in the order chosen, rejected.
+    """
+
+    models: tuple[str, ...] = ("", "")
+    scores: tuple[float, ...] = (0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Rated:
     """An answer to a conversation and its ratings by attribute; one that is absent is unknown."""
 
@@ -235,13 +246,12 @@ class Reasoned:
 
 
 Row = (
-    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Rated | Member | Bag | Pair
-    | Compared | Reasoned
+    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Guided | Contrast | Rated
+    | Member | Bag | Pair | Compared | Reasoned
 )  # fmt: skip
 _KINDS = (
-    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Rated, Member, Bag,
-    Pair,
-    Compared, Reasoned,
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Contrast, Rated,
+    Member, Bag, Pair, Compared, Reasoned,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

@@ -191,6 +191,28 @@ def preference_shape(prompt: str, chosen: str, rejected: str) -> Shape:
     return Shape(Preference, convert, (prompt, chosen, rejected), "the recipe's fields for columns")
 
 
+def prompt_shape(prompt: str) -> Shape:
+    """Prompts alone, as preferences without answers."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Preference | Problem:
+        text = text_in(values, prompt)
+        return text if isinstance(text, Problem) else Preference(row_id, origin, (Message("user", text),), "", "")
+
+    return Shape(Preference, convert, (prompt,), "the recipe's fields for columns")
+
+
+def lesson_shape(prompt: str, answer: str) -> Shape:
+    """Prompts with the answer to be learned, as preferences without a rejected one."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Preference | Problem:
+        question, text = text_in(values, prompt), text_in(values, answer)
+        if problem := _first_problem(question, text):
+            return problem
+        return Preference(row_id, origin, (Message("user", str(question)),), str(text), "")
+
+    return Shape(Preference, convert, (prompt, answer), "the recipe's fields for columns")
+
+
 def strength_shape(prompt: str, first: str, second: str, strength: str = "") -> Shape:
     """A question and two answers, and how much the second is better than the first: below 0 the first one is.
 

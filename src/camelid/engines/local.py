@@ -188,8 +188,12 @@ def open_local(
         trained, base = models.load_handle(adapted, moved)
         if not isinstance(trained, LanguageModel):
             raise UserError(f"{adapted} holds a model with a label head, which writes no text", "Give another run.")
-        lm = models.merge(trained).lm.to(getattr(torch, precision))
-        weights = f"{bases.fingerprint(base)} + {runs.sha256(adapted)}"
+        trained, weights = trained.to(getattr(torch, precision)), f"{bases.fingerprint(base)} + {runs.sha256(adapted)}"
+        if precision == "float32":
+            trained = models.merge(trained)
+        else:  # the base's weights lie on the grid of bfloat16, and a small product would be rounded away from them
+            weights += " beside"
+        lm = trained.lm
     return LocalEngine(lm, base.tokenizer, weights=weights, batching=engine.batching, cache=cache)
 
 

@@ -1,0 +1,1 @@
+"""Rules that give a text a score, without a model."""
