@@ -20,13 +20,13 @@ STOREYS = [
     {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy", "codebook", "belief_propagation",
      "folds", "logistic"},
     {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks",
-     "pairwise"},
+     "pairwise", "verdicts", "preferences"},
     {"task", "task_scores", "responses"},
     {"bases", "heads", "objectives", "reading", "token_trees", "hidden", "lettering", "features", "pools"},
     {"gguf_file", "inventory", "models"},
     {"engines"},
     {"sampling", "scoring", "parsing"},
-    {"annotation", "guard", "asking", "labellers"},
+    {"annotation", "guard", "asking", "labellers", "dialogues"},
     {"prediction", "training", "report", "environment", "export", "archive"},
     {"labelling"},
     {"forecast", "estimators", "screen", "active_learning"},
@@ -67,7 +67,7 @@ def test_imports_point_down() -> None:
 
 
 def test_no_method_imports_a_method() -> None:
-    assert len(METHODS) == 9
+    assert len(METHODS) == 10
     assert [path.name for path in METHODS if "methods" in imported(path)] == []
 
 

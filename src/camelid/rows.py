@@ -144,6 +144,18 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Graded(Preference):
+    """A preference with the score that a judge gave each answer, and where the three texts come from.
+
+    `source` names by what the prompt, the chosen and the rejected answer were made, and which step of it.
+    """
+
+    score_chosen: float
+    score_rejected: float
+    source: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """A text or numbers, the bag it is in ("" for none), and whether it is positive, where somebody knows."""
 
@@ -174,6 +186,22 @@ class Pair:
     instruction: str
     first: str
     second: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """A conversation that two systems answered turn by turn, and which answers each annotator found better.
+
+    `questions`, `first` and `second` have a text for each turn, mostly one. `verdicts` holds "first", "second" or "tie"
+    by annotator, and is empty where nobody has judged yet.
+    """
+
+    id: str
+    origin: str
+    questions: tuple[str, ...]
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    verdicts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +237,11 @@ class Reasoned:
 
 Row = (
     Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Member | Bag | Pair | Compared
-    | Reasoned
+    | Contest | Reasoned
 )  # fmt: skip
 _KINDS = (
-    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Member, Bag, Pair, Compared,
-    Reasoned,
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Graded, Member, Bag, Pair,
+    Compared, Contest, Reasoned,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

@@ -23,15 +23,16 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Preference, Reasoned, Tagged
+from camelid.rows import Annotated, Asked, Contest, Flagged, Labelled, Member, Preference, Reasoned, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Member | Reasoned
+AnyRow = LabelRow | Annotated | Asked | Contest | Flagged | Preference | Member | Reasoned
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
     Annotated: "annotations",
     Asked: "questions",
+    Contest: "judged pairs",
     Flagged: "flags",
     Preference: "pairs",
     Member: "bagged labels",
@@ -220,6 +221,8 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
     if isinstance(row, Preference | Reasoned):
         return ()
+    if isinstance(row, Contest):
+        return tuple(f"{name} {verdict}" for name, verdict in row.verdicts.items())
     if isinstance(row, Member):
         return () if row.positive is None else ("positive" if row.positive else "negative",)
     if isinstance(row.label, tuple):
@@ -442,6 +445,8 @@ def text_of(row: AnyRow) -> str:
         return row.text or ", ".join(f"{number:g}" for number in row.numbers)
     if isinstance(row, Reasoned):
         return row.question
+    if isinstance(row, Contest):
+        return row.questions[-1]
     turns = row.messages if isinstance(row, Flagged) else row.prompt
     return turns[-1].content if turns else ""
 
@@ -458,6 +463,8 @@ def _content(row: AnyRow) -> Any:
         return row.text.strip(), row.numbers
     if isinstance(row, Reasoned):
         return row.question.strip()
+    if isinstance(row, Contest):
+        return row.questions, row.first, row.second
     return row.messages if isinstance(row, Flagged) else row.prompt
 
 

@@ -63,6 +63,12 @@ def cut_text(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} … ({show_count(len(text))} characters)"
 
 
+def join_contest(row: Mapping[str, Any]) -> str:
+    """A question and two answers to it, turn by turn, as one text."""
+    turns = zip(row["questions"], row["first"], row["second"], strict=True)
+    return "\n\n".join(f"{asked}\n\nfirst: {first}\n\nsecond: {second}" for asked, first, second in turns)
+
+
 def compare_sets(row: Mapping[str, Any]) -> tuple[Choice, ...]:
     """The classes that are predicted or gold: what is right first, then what is too much, then what is missing."""
     gold, predicted, shares = set(row["gold"]), set(row["predicted"]), row.get("probabilities") or {}
@@ -119,7 +125,8 @@ def _describe(mistake: Mapping[str, Any], row: Mapping[str, Any], task: str) -> 
     if not isinstance(gold, list):
         score = _probability(mistake)
         shown = show_score(score) if score >= 0 else NONE
-        return Mistake(name, cut_text(str(row.get("text", ""))), str(gold), str(predicted), shown)
+        text = join_contest(row) if "verdicts" in row else str(row.get("text", ""))
+        return Mistake(name, cut_text(text), str(gold), str(predicted), shown)
     words = [str(word) for word in row.get("tokens") or ["?"] * len(gold)]
     sentence = cut_sentence(mark_entities(words, gold, predicted))
     return Mistake(name, " ".join(words), sentence=sentence, wrong_words=_wrong_words(mistake))
