@@ -20,7 +20,7 @@ STOREYS = [
     {"rows", "recipe", "progress", "metrics", "ranking", "agreement", "policy", "codebook", "belief_propagation",
      "folds", "logistic"},
     {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks",
-     "pairwise", "verdicts", "preferences"},
+     "pairwise", "verdicts", "preferences", "panels"},
     {"task", "task_scores", "responses"},
     {"bases", "heads", "objectives", "reading", "token_trees", "hidden", "lettering", "features", "pools"},
     {"gguf_file", "inventory", "models"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,27 +20,27 @@ def grade_pair(
     name: str,
     origin: str,
     prompt: tuple[Message, ...],
-    texts: Sequence[str],
-    scores: Sequence[float],
-    places: tuple[int, int],
+    texts: Mapping[str, str],
+    scores: Mapping[str, float],
     least_gap: float,
     source: Mapping[str, str],
 ) -> Graded | str:
-    """The pair of the texts at two `places`, the one with the higher score chosen, or in words why there is none.
+    """The preference for the text with the higher score of two, or in words why there is none.
 
-    There is none where a score is NaN, the two texts are equal, their scores are, or differ by less than `least_gap`.
-    `source` may name what made the text at a place, by the place; the other entries are kept as they are.
+    `texts` and `scores` are by what made the text, such as "response 2", which `source` names in the row beside what is
+    in it already. There is none where a score is NaN, the texts are equal, or the scores are or differ by less than
+    `least_gap`.
     """
-    better, worse = sorted(places, key=lambda place: -scores[place])
+    better, worse = sorted(texts, key=lambda name: -scores[name])
     gap = scores[better] - scores[worse]
-    if np.isnan(gap):
+    if math.isnan(gap):
         return "an answer without a score"
     if texts[better] == texts[worse]:
         return "equal answers"
-    if gap <= 0 or gap < least_gap:
+    if gap == 0 or gap < least_gap:
         return "scores that are too near to each other" if gap else "equal scores"
-    made = {"chosen": str(better + 1), "rejected": str(worse + 1), **source}
-    return Graded(name, origin, prompt, texts[better], texts[worse], scores[better], scores[worse], made)
+    told = {**source, "chosen": better, "rejected": worse}
+    return Graded(name, origin, prompt, texts[better], texts[worse], scores[better], scores[worse], told)
 
 
 def measure_lengths(rows: Sequence[Graded]) -> dict[str, Any]:
@@ -58,6 +60,17 @@ def measure_lengths(rows: Sequence[Graded]) -> dict[str, Any]:
         "chosen is longer": (chosen_N > rejected_N).astype(float),
     }
     return {name: spread_mean(values_N) for name, values_N in found.items()}
+
+
+def describe_preferences(pairs: Sequence[Graded | str]) -> dict[str, Any]:
+    """How many pairs there are, why there is none of the others, their score gap, and `measure_lengths`."""
+    kept = [one for one in pairs if isinstance(one, Graded)]
+    gaps = np.array([one.score_chosen - one.score_rejected for one in kept])
+    return {
+        "pairs": len(kept),
+        "left out": dict(Counter(one for one in pairs if isinstance(one, str))),
+        **({"score gap": spread_mean(gaps), "characters": measure_lengths(kept)} if kept else {}),
+    }
 
 
 def spread_mean(values_N: Floats) -> dict[str, float]:

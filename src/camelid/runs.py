@@ -95,6 +95,7 @@ class Run:
                     shutil.rmtree(part, ignore_errors=True)  # what a killed process began
                     part.mkdir()
                     make(part)
+                    shutil.rmtree(folder, ignore_errors=True)  # published, and killed before the manifest was written
                     publish_folder(part, folder)
                 self._finish(name, folder)
             self._meet()

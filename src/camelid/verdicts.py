@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 
 from camelid.agreement import majority_vote
-from camelid.data.columns import Problem, Problems
+from camelid.data.columns import Problem, Problems, verdict_in
 from camelid.data.formats import kind_of, read_records
 from camelid.errors import UserError, raise_all
 from camelid.metrics import SEED, Draws, interval, resampled_mean
-from camelid.rows import Judged, Predicted
+from camelid.rows import Judged
 
 OnFailure = Literal["tie", "drop", "as_is"]
 Ties = Literal["tie", "intended"]
@@ -32,8 +32,6 @@ TURNED = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
 FAILED = -1.0  # the score that could not be read
 SCORES = ("score_1", "score_2")
 PICK, TURNS = "pick", "turns_to_answer"
-PICKS = {"a": FIRST, "b": SECOND, "c": TIE, "tie": TIE, "first": FIRST, "second": SECOND}
-PICKS |= {"model_a": FIRST, "model_b": SECOND, "1": FIRST, "2": SECOND, "0": TIE}
 PREFIX = "judge-"
 WANTED = "response, score_1, score_2 and turns_to_answer; or response, pick and turns_to_answer"
 
@@ -166,11 +164,6 @@ def correlate_errors(gold: Sequence[str], verdicts: Mapping[str, Sequence[str]])
     return found
 
 
-def predict_verdicts(ids: Sequence[str], gold: Sequence[str], verdicts: Sequence[str]) -> list[Predicted]:
-    """A system's verdicts beside those of people, for `evaluation.evaluate` with the task "agreement"."""
-    return [Predicted(*row, {}) for row in zip(ids, gold, verdicts, strict=True)]
-
-
 # Files of judgements
 
 
@@ -247,13 +240,10 @@ def _is_judge_file(path: Path) -> bool:
 def _value_in(values: Mapping[str, Any]) -> dict[str, Any] | Problem:
     """{score_1, score_2} or {pick} of a row, or what is wrong with it."""
     if PICK in values and not set(SCORES) & set(values):
-        said = values[PICK]
-        if said in (None, "", -1):
+        if values[PICK] in (None, "", -1):
             return {PICK: ""}
-        if isinstance(said, bool) or str(said).strip().lower() not in PICKS:
-            fix = "Write A, B or C (tie), or nothing where none could be read."
-            return Problem(f"{PICK} is none of A, B and C", fix, detail=str(said)[:20])
-        return {PICK: PICKS[str(said).strip().lower()]}
+        found = verdict_in(values, PICK)
+        return found if isinstance(found, Problem) else {PICK: found}
     scores = {}
     for name in SCORES:
         score = values.get(name)

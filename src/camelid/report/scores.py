@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 from camelid.report.numbers import show_score, show_value
 
 FOLD = 20  # more classes than this are shown by their extremes first
-SEEDS, CURVES, LEADERBOARD, PAIRWISE = "seeds", "curves", "leaderboard", "pairwise"
+SEEDS, CURVES, LEADERBOARD, PAIRWISE, JURIES = "seeds", "curves", "leaderboard", "pairwise", "juries"
 ENDS = {"value", "low", "high"}
 
 
@@ -186,6 +186,21 @@ class Pairwise(BaseModel):
         return self
 
 
+class Jury(BaseModel):
+    """Judges that vote, and their kappa with people: level votes are a tie, or a tie among them gives way."""
+
+    members: list[str] = Field(min_length=1)
+    tie: Interval
+    intended: Interval
+
+
+class Juries(BaseModel):
+    """The entry "juries": every jury that can be made of some judges, best first."""
+
+    rows: int
+    juries: list[Jury] = Field(min_length=1)
+
+
 @dataclass(frozen=True)
 class Entries:
     """What scores.json holds; `plain` is (name, lines of a table) of entries the report does not understand."""
@@ -195,12 +210,13 @@ class Entries:
     curves: Curves | None
     leaderboard: Leaderboard | None
     pairwise: Pairwise | None
+    juries: Juries | None
     plain: list[tuple[str, list[tuple[str, str]]]]
 
 
 def read_entries(scores: Mapping[str, Any]) -> Entries:
     """The entries of scores.json, each as what it is."""
-    kinds = {SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise}
+    kinds = {SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise, JURIES: Juries}
     comparisons, plain = [], []
     single: dict[str, Any] = dict.fromkeys(kinds)
     for name, entry in scores.items():
