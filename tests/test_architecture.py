@@ -26,7 +26,7 @@ STOREYS = [
     {"gguf_file", "inventory", "models"},
     {"engines"},
     {"sampling", "scoring", "parsing"},
-    {"annotation", "guard", "asking", "labellers", "dialogues"},
+    {"annotation", "guard", "asking", "labellers", "dialogues", "judging"},
     {"prediction", "training", "report", "environment", "export", "archive"},
     {"labelling"},
     {"forecast", "estimators", "screen", "active_learning"},

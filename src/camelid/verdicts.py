@@ -247,8 +247,10 @@ def _value_in(values: Mapping[str, Any]) -> dict[str, Any] | Problem:
     scores = {}
     for name in SCORES:
         score = values.get(name)
-        if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
+        if not isinstance(score, int | float) or isinstance(score, bool):
             return Problem(f"{name} is {kind_of(score)}, not a number", "Write -1 where no score could be read.")
+        if not math.isfinite(score):
+            return Problem(f"{name} is not finite", "Write -1 where no score could be read.")
         if score < 0 and score != FAILED:
             return Problem(f"{name} is below 0", "Write -1 where no score could be read.", detail=f"{score:g}")
         scores[name] = float(score)

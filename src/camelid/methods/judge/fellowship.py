@@ -38,7 +38,6 @@ Differs from the paper in:
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -50,11 +49,13 @@ from pydantic import Field
 
 from camelid import data, engines, recipe
 from camelid.agreement import measure_agreement
+from camelid.annotation import annotate
 from camelid.chat import converse
 from camelid.data.columns import Problem, Shape, contest_shape, text_in
-from camelid.dialogues import Messages, Revision, Said, Transcript, ask_until, hold_debate, revise
+from camelid.dialogues import Debate, Messages, Revision, Transcript, hold_debate, revise
 from camelid.engines import Engine, Sampling, complain_of_engine
 from camelid.errors import UserError, raise_all
+from camelid.judging import find_score, pick_answers, score_each, score_pairs
 from camelid.panels import (
     compare_setups,
     convene,
@@ -64,6 +65,7 @@ from camelid.panels import (
     seat_panel,
     tabulate_juries,
 )
+from camelid.parsing import Parsed
 from camelid.preferences import describe_preferences, grade_pair, spread_mean, write_preferences, write_ranked
 from camelid.rows import Contest, Graded, Judged, Message, Preference, iterate_rows
 from camelid.runs import Run, slug
@@ -71,7 +73,6 @@ from camelid.sampling import sample
 from camelid.verdicts import (
     CLASSES,
     FAILED,
-    PICK,
     SCORES,
     TIE,
     Verdicts,
@@ -85,7 +86,6 @@ from camelid.verdicts import (
     prefer_longer,
     read_judge,
     settle_verdicts,
-    turn_verdict,
 )
 
 OWN = "model"  # the voice of [model] and [engine]
@@ -134,7 +134,7 @@ class Recipe(recipe.Recipe):
     strategy: Literal["combined", "direct", "independent"] = Field(
         default="combined", description="two scores in one prompt (paper), a letter, or a score for each by itself"
     )
-    scale: Literal[5, 10, 100] = Field(default=10, description="largest of the combined scores (paper: 10)")
+    out_of: Literal[5, 10, 100] = Field(default=10, description="largest of the combined scores (paper: 10)")
     order: Literal["one", "both"] = Field(
         default="one", description="show A first (paper), or ask in both orders and take what they agree on, else a tie"
     )
@@ -178,7 +178,7 @@ def run(recipe: Recipe, run: Run) -> None:
     """Judgements and their agreement with people; then the loop, its best responses, win rates and preferences."""
     ready = cache(partial(open_voice, recipe))
     if recipe.data.train:
-        items = run.rows("items", lambda: read_items(recipe))
+        items = run.rows("items", lambda: read_items(recipe)[: recipe.data.items])
         found = ask_judges(recipe, run, items, ready)  # steps 1 and 3
         report_agreement(recipe, run, items, found)  # steps 2 and 4
     if recipe.data.prompts:
@@ -190,10 +190,10 @@ def run(recipe: Recipe, run: Run) -> None:
 
 
 def read_items(recipe: Recipe) -> list[Contest]:
-    """The judged pairs; raises UserError where nothing can be told from people's verdicts."""
-    values, dropped = recipe.data, Counter[str]()
+    """All judged pairs; raises UserError where nothing can be told from people's verdicts."""
+    values = recipe.data
     shape = contest_shape(values.question, values.first, values.second, values.annotators)
-    rows = data.read_rows(values.train, recipe_data(values), shape=shape, dropped=dropped)[: values.items]
+    rows = data.read_rows(values.train, recipe_data(values), shape=shape)
     said = {settle_verdicts(row.verdicts) for row in rows} - {None}
     if len(said) < 2:
         what = f"{values.train}: people said {next(iter(said), 'nothing they agree on')} of all {len(rows)} pairs"
@@ -231,7 +231,9 @@ def ask_judges(recipe: Recipe, run: Run, items: Sequence[Contest], ready: Ready)
     """By judge its judgements with A shown first, and with B where both orders are asked. Stored ones come first."""
     stored = run.scores("judges", lambda: dict(zip(("files", "left out"), describe_files(recipe), strict=True)))
     found = {
-        name: [run.rows(f"judged/{slug(name)}", lambda path=path: read_judge(Path(path), items))]
+        name: [
+            run.rows(f"judged/{slug(name)}", lambda path=path: read_judge(Path(path), read_items(recipe))[: len(items)])
+        ]
         for name, path in stored["files"].items()
     }
     judges: dict[str, Callable[..., list[Judged]]] = {
@@ -260,82 +262,42 @@ def describe_files(recipe: Recipe) -> tuple[dict[str, str], list[str]]:
     return {name: str(path) for name, path in files.items()}, left
 
 
-def find_score(text: str, heading: str, scale: int, *, as_paper: bool = False) -> float:
-    """The first score behind the heading, -1 where there is none; `as_paper` has no decimals on the full score."""
-    number = rf"{scale}|\d{{1,{max(len(str(scale)) - 1, 1)}}}(?:\.\d+)?" if as_paper else r"\d+(?:\.\d+)?"
-    pattern = rf"#+\s*{heading.lower()}\s*:?[\s*_]*({number})[\s*_]*(?:/|out of)\s*{scale}(?!\d)"
-    scores = (float(found[1]) for found in re.finditer(pattern, text.lower()))
-    return next((score for score in scores if score <= scale), FAILED)
-
-
-def find_letter(text: str) -> str:
-    """The first letter behind the heading as the verdict on what was shown, "" where there is none."""
-    found = re.search(rf"#+\s*{ANSWER.lower()}\s*:?[\s*_\[(]*(?:assistant |response )?([abc])\b", text.lower())
-    return dict(zip("abc", (CLASSES[0], CLASSES[2], TIE), strict=True))[found[1]] if found else ""
-
-
 def score_together(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
     """Combined scoring: two scores out of the scale in one prompt."""
-    prompts = [ask_scores(row, recipe.scale, swapped) for row in rows]
-    return read_scores(recipe, engine, rows, prompts, recipe.scale, swapped)
-
-
-def read_scores(
-    recipe: Recipe, engine: Engine, rows: Sequence[Contest], prompts: Sequence[Messages], scale: int, swapped: bool
-) -> list[Judged]:
-    """Two scores of each conversation, with a turn for what is missing, twice at most."""
-    read = lambda text: [find_score(text, head, scale, as_paper=recipe.paper_scores) for head in SIDES]  # noqa: E731
-
-    def missing(text: str) -> str:
-        heads = [head for head, score in zip(SIDES, read(text), strict=True) if score == FAILED]
-        return ask_again(heads, f"X/{scale}") if heads else ""
-
-    said = ask_until(engine, prompts, missing, most=2, sampling=judging(recipe), what="")
-    shown = SCORES[::-1] if swapped else SCORES
-    return [note(row, one, dict(zip(shown, read(one.text), strict=True))) for row, one in zip(rows, said, strict=True)]
+    prompts = [ask_scores(row, recipe.out_of, swapped) for row in rows]
+    return score_pairs(engine, rows, prompts, SIDES, recipe.out_of, ask_again, swapped=swapped, **reading(recipe))
 
 
 def score_alone(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
-    """Independent scoring: each answer out of 10, in a call of its own."""
-    read = lambda text: find_score(text, OVERALL, 10, as_paper=recipe.paper_scores)  # noqa: E731
-    missing = lambda text: ask_again([OVERALL], "X/10") if read(text) == FAILED else ""  # noqa: E731
-    asked = [ask_score(row, side) for side in ("first", "second") for row in rows]
-    said = ask_until(engine, asked, missing, sampling=judging(recipe), what="")
-    pairs = zip(rows, said[: len(rows)], said[len(rows) :], strict=True)
-    return [
-        note(row, _join(one, other), dict(zip(SCORES, map(read, (one.text, other.text)), strict=True)))
-        for row, one, other in pairs
-    ]
+    """Independent scoring: each answer out of 10, in a call of its own, which knows no order."""
+    prompts = [(ask_score(row.questions, row.first), ask_score(row.questions, row.second)) for row in rows]
+    return score_each(engine, rows, prompts, OVERALL, 10, ask_again, **reading(recipe))
 
 
 def compare_directly(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
     """Direct comparison: a letter."""
-    missing = lambda text: "" if find_letter(text) else ask_again([ANSWER], "A, B or C")  # noqa: E731
-    said = ask_until(engine, [ask_letter(row, swapped) for row in rows], missing, sampling=judging(recipe), what="")
-    letters = [find_letter(one.text) for one in said]
-    picks = [(turn_verdict(letter) if letter else "") if swapped else letter for letter in letters]
-    return [note(row, one, {PICK: pick}) for row, one, pick in zip(rows, said, picks, strict=True)]
+    prompts = [ask_letter(row, swapped) for row in rows]
+    return pick_answers(engine, rows, prompts, ANSWER, ask_again, swapped=swapped, sampling=judging(recipe))
 
 
 STRATEGIES = {"combined": score_together, "independent": score_alone, "direct": compare_directly}
 
 
 def debate(recipe: Recipe, ready: Ready, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
-    """Step 3: the mean of the referees' scores; `said` holds what each said in which round."""
+    """Step 3: the means of the referees' scores; `said` holds what each said in which round."""
     voices = recipe.referees if len(recipe.referees) == len(REFEREES) else recipe.referees * len(REFEREES)
     speakers = {name: ready(voice) for name, voice in zip(REFEREES, voices, strict=True)}
     prompt_of = partial(ask_referee, swapped=swapped)
     held = hold_debate(speakers, rows, prompt_of, rounds=recipe.rounds, sampling=judging(recipe), what="")
     final = []
     for name, engine in speakers.items():
-        prompts = [
-            ask_referee(row, name, one.transcript, swapped, last=True) for row, one in zip(rows, held, strict=True)
-        ]
-        final.append(read_scores(recipe, engine, rows, prompts, 10, swapped))
-    return [settle_debate(recipe, *each) for each in zip(rows, held, zip(*final, strict=True), strict=True)]
+        pairs = zip(rows, held, strict=True)
+        prompts = [ask_referee(row, name, one.transcript, swapped=swapped, last=True) for row, one in pairs]
+        final.append(score_pairs(engine, rows, prompts, SIDES, 10, ask_again, swapped=swapped, **reading(recipe)))
+    return [settle_debate(*each) for each in zip(rows, held, zip(*final, strict=True), strict=True)]
 
 
-def settle_debate(recipe: Recipe, row: Contest, held: Any, final: Sequence[Judged]) -> Judged:
+def settle_debate(row: Contest, held: Debate, final: Sequence[Judged]) -> Judged:
     """The means over the referees, of whom those that cannot be read give 0 and 0."""
     problem = held.problem or next((one.problem for one in final if one.problem), "")
     if problem:
@@ -347,17 +309,13 @@ def settle_debate(recipe: Recipe, row: Contest, held: Any, final: Sequence[Judge
     return Judged(row.id, row.origin, "value", value | {"said": said}, "", sum(one.repairs for one in final))
 
 
-def note(row: Contest, said: Said, value: dict[str, Any]) -> Judged:
-    """A judgement as it is kept."""
-    if said.problem:
-        return Judged(
-            row.id, row.origin, "failed", None, said.text or said.problem, said.turns - 1, problem=said.problem
-        )
-    return Judged(row.id, row.origin, "value", value, said.text, said.turns - 1)
-
-
 def judging(recipe: Recipe) -> Sampling:
     return Sampling(max_tokens=recipe.judge_tokens)
+
+
+def reading(recipe: Recipe) -> dict[str, Any]:
+    """How scores are asked for and read."""
+    return {"strict": recipe.paper_scores, "sampling": judging(recipe)}
 
 
 # Steps 2 and 4: juries, and agreement with people
@@ -518,8 +476,7 @@ def measure_wins(
     ours = {one.id: one.value["responses"][one.value["picked"]] for one in picked}
     rows = [row for row in prompts if row.id in ours]
     for name in recipe.baselines:
-        answer = partial(answer_once, recipe, name, ready)
-        path = run.map(f"responses/{slug(name)}", rows, answer, total=len(rows))
+        path = run.map(f"responses/{slug(name)}", rows, partial(answer_once, recipe, ready, name), total=len(rows))
         theirs: dict[str, Any] = {one.id: one.value for one in iterate_rows(path)}  # type: ignore[union-attr]
         contests = [contest(row, ours[row.id], theirs[row.id]) for row in rows if theirs[row.id] is not None]
         judged = hear(
@@ -529,16 +486,10 @@ def measure_wins(
         run.scores(f"against {name}", lambda verdicts=verdicts: count_wins(verdicts) if verdicts else {"pairs": 0})
 
 
-def answer_once(recipe: Recipe, name: str, ready: Ready, rows: Sequence[Preference]) -> list[Judged]:
-    """A baseline's answers."""
-    prompts = [ask_response(row, Revision()) for row in rows]
-    replies = sample(ready(name), prompts, Sampling(max_tokens=recipe.answer_tokens), what="")
-    return [
-        Judged(row.id, row.origin, "failed", None, reply.problem, problem=reply.problem)
-        if reply.problem
-        else Judged(row.id, row.origin, "value", reply.text, "")
-        for row, (reply,) in zip(rows, replies, strict=True)
-    ]
+def answer_once(recipe: Recipe, ready: Ready, name: str, rows: Sequence[Preference]) -> list[Judged]:
+    """A single model's answers."""
+    sampling, keep = Sampling(max_tokens=recipe.answer_tokens), partial(Parsed, "value")
+    return annotate(ready(name), rows, lambda row: ask_response(row, Revision()), keep, sampling=sampling, what="")
 
 
 # Steps 9 and 10: preferences
@@ -691,8 +642,8 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
             found.append((f"{role} names two voices alike: {', '.join(names)}", "Name each once."))
     if len(recipe.referees) not in (0, 1, len(REFEREES)):
         found.append(("referees are one voice for all three roles, or three", f"There are {len(recipe.referees)}."))
-    if recipe.strategy != "combined" and recipe.scale != 10:
-        found.append(("scale is of combined scores", "Leave it out, or add --strategy combined."))
+    if recipe.strategy != "combined" and recipe.out_of != 10:
+        found.append(("out_of is of combined scores", "Leave it out, or add --strategy combined."))
     tables = {f"voices.{name}": voice.engine for name, voice in recipe.voices.items() if voice.engine}
     for name, table in {"": recipe.engine, **tables}.items():
         found += [(f"{name}: {what}" if name else what, fix) for what, fix in complain_of_engine(table)]
@@ -703,15 +654,14 @@ def _describe_items(recipe: Recipe) -> list[tuple[str, str]]:
     """Pairs, people, judges, and how much would be asked; raises UserError for what cannot be read."""
     if not recipe.data.train:
         return []
-    items = read_items(recipe)
-    files, left = describe_files(recipe)
-    problems = []
+    every, (files, left), problems = read_items(recipe), describe_files(recipe), []
     for path in files.values():
         try:
-            read_judge(Path(path), items)
+            read_judge(Path(path), every)
         except UserError as error:
             problems.append(error)
     raise_all(problems)
+    items = every[: recipe.data.items]
     names = [*files, *recipe.judges, *([DEBATE] if recipe.referees else [])]
     if len({slug(name) for name in (*names, JURY, LONGER)}) < len(names) + 2:
         raise UserError(f"two judges have the same name: {', '.join(names)}", "Rename a file, or a voice.")
@@ -779,11 +729,11 @@ def ask_scores(row: Contest, scale: int, swapped: bool) -> Messages:
     return converse(show_contest(row, swapped), system=system)
 
 
-def ask_score(row: Contest, side: Literal["first", "second"]) -> Messages:
+def ask_score(questions: Sequence[str], answers: Sequence[str]) -> Messages:
     """One answer, one score."""
     system = f"{RUBRIC}\n\nThere is one answer. Judge it in a few sentences, then score it from 0 to 10:\n\n"
     form = f"### Evaluation Evidence:\nyour reasons\n\n### {OVERALL}:\nX/10"
-    return converse(show_turns(row.questions, getattr(row, side), ""), system=system + form)
+    return converse(show_turns(questions, answers, ""), system=system + form)
 
 
 def ask_letter(row: Contest, swapped: bool) -> Messages:
@@ -819,13 +769,13 @@ def ask_feedback(row: Preference, loop: Revision, reviewer: int) -> Messages:
     """What R sees: question and response, its own feedback, the next response, and so on."""
     opening = f"The question:\n[question]\n{row.prompt[-1].content}\n[/question]\n\n"
     again = "The answer was rewritten. Review the new one in the same three parts.\n\n"
-    asked: list[str] = [
+    asked = [
         f"{opening}{again if number else ''}The answer:\n[answer]\n{text}\n[/answer]"
         for number, text in enumerate(loop.responses)
     ]
     own = [texts[reviewer] for texts in loop.feedbacks]
     turns = [turn for pair in zip(asked, own, strict=False) for turn in pair]
-    return converse(*turns, *asked[-1:], system=REVIEW)
+    return converse(*turns, asked[-1], system=REVIEW)
 
 
 def _ask_update(feedbacks: Sequence[str]) -> str:
@@ -841,12 +791,12 @@ def _ask_update(feedbacks: Sequence[str]) -> str:
 def show_contest(row: Contest, swapped: bool) -> str:
     """The question and both answers, or both conversations where there are several turns."""
     shown = (row.second, row.first) if swapped else (row.first, row.second)
-    if len(row.questions) > 1:
-        return "\n\n".join(
-            show_turns(row.questions, turns, f" {name}") for name, turns in zip("AB", shown, strict=True)
-        )
-    answers = [f"[assistant {name}]\n{text}\n[/assistant {name}]" for name, (text,) in zip("AB", shown, strict=True)]
-    return "\n\n".join([f"[question]\n{row.questions[0]}\n[/question]", *answers])
+    question, *later = row.questions
+    if later:
+        told = [show_turns(row.questions, turns, f" {name}") for name, turns in zip("AB", shown, strict=True)]
+        return "\n\n".join(told)
+    answers = [f"[assistant {name}]\n{turns[0]}\n[/assistant {name}]" for name, turns in zip("AB", shown, strict=True)]
+    return "\n\n".join([f"[question]\n{question}\n[/question]", *answers])
 
 
 def show_turns(questions: Sequence[str], answers: Sequence[str], name: str) -> str:
@@ -859,7 +809,3 @@ def show_turns(questions: Sequence[str], answers: Sequence[str], name: str) -> s
 def _form(scale: int) -> str:
     parts = [f"### {side}:\nX/{scale}" for side in SIDES]
     return "\n\n".join(["### Evaluation Evidence:\nyour reasons", *parts])
-
-
-def _join(one: Said, other: Said) -> Said:
-    return Said(f"{one.text}\n\n{other.text}", one.turns + other.turns - 1, one.problem or other.problem)
