@@ -381,8 +381,8 @@ def test_no_inputs(tmp_path: Path) -> None:
 def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "tweets", "wnut17"]
     others = [
-        *("gsm8k", "hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "pubmedqa", "puzzles"),
-        *("weak-to-strong", "wildlife"),
+        *("gsm8k", "hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "pandalm", "pubmedqa"),
+        *("puzzles", "weak-to-strong", "wildlife"),
     ]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]

@@ -15,7 +15,7 @@ import pytest
 from camelid import data, engines, methods
 from camelid.agreement import cohen_kappa, measure_agreement
 from camelid.dialogues import Revision
-from camelid.engines import Request
+from camelid.engines import Request, Scored
 from camelid.engines.scripted import ScriptedEngine
 from camelid.judging import find_letter, find_score
 from camelid.panels import convene, seat_panel, tabulate_juries
@@ -108,6 +108,8 @@ def test_the_recipe_as_it_comes(tmp_path: Path) -> None:
         assert line["cohen_kappa"]["low"] < line["cohen_kappa"]["value"] < line["cohen_kappa"]["high"]
         assert sum(map(sum, line["confusion"])) == 999
     assert scores["people"]["fleiss_kappa"]["value"] == pytest.approx(0.864175, abs=1e-6)
+    between = [pair["cohen_kappa"]["value"] for pair in scores["people"]["pairs"]]
+    assert between == pytest.approx([0.852023, 0.878944, 0.861661], abs=1e-6)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "The juries" in page
     assert "What is taken for what" in page
@@ -302,6 +304,19 @@ def test_independent_scores_and_letters() -> None:
     (found,) = fellow.compare_directly(direct, ScriptedEngine(["hm", "hm"]), [contest()], True)
     assert (found.value, found.repairs) == ({"pick": ""}, 1)
     assert [decide(found, policy) for policy in ("as_is", "tie", "drop")] == ["tie", "tie", None]
+
+
+@pytest.mark.parametrize(("likely", "swapped", "pick"), [
+    ("A", False, "first"), ("B", False, "second"), ("C", False, "tie"),
+    ("A", True, "second"), ("B", True, "first"), ("C", True, "tie"),
+])  # fmt: skip
+def test_the_likeliest_letter(likely: str, swapped: bool, pick: str) -> None:
+    """Nothing is written: A stands for what was shown first."""
+    score = lambda asked: Scored(tuple((-0.1 if letter == likely else -2.0,) for letter in asked.answers))  # noqa: E731
+    engine = ScriptedEngine([], score)
+    (found,) = fellow.weigh_letters(recipe_of(strategy="likelihood"), engine, [contest()], swapped)
+    assert (found.value, decide(found)) == ({"pick": pick}, pick)
+    assert sorted(engine.asked[0].answers) == ["A", "B", "C"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -30,7 +30,7 @@ Differs from the paper in:
  - The authors' code picks the loser in the comparison of x_3; here the winner is picked.
  - Their second rule of juries never applies in their code, because its labels are misspelt; here both do.
  - `10.0/10` is read; `paper_scores` does not, as their pattern.
- - Both orders can be asked: what turns with the order is a tie, and is counted.
+ - Both orders can be asked: what turns with the order is a tie, and is counted. Letters can be scored, not written.
  - A response's score is the mean over its comparisons. Which pairs of responses were released is not told: steps 9 and
    10 are ours. Prompts are in our own words.
  - One loop a run; compare loops by their win rates. Intervals are bootstrap over items.
@@ -40,6 +40,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +50,7 @@ from pydantic import Field
 
 from camelid import data, engines, recipe
 from camelid.agreement import measure_agreement
-from camelid.annotation import annotate
+from camelid.annotation import annotate, choose
 from camelid.chat import converse
 from camelid.data.columns import Problem, Shape, contest_shape, text_in
 from camelid.dialogues import Debate, Messages, Revision, Transcript, hold_debate, revise
@@ -73,6 +74,7 @@ from camelid.sampling import sample
 from camelid.verdicts import (
     CLASSES,
     FAILED,
+    PICK,
     SCORES,
     TIE,
     Verdicts,
@@ -131,8 +133,10 @@ class Recipe(recipe.Recipe):
     voices: dict[str, Voice] = Field(default={}, description="models by name, for the roles below")
     judges: tuple[str, ...] = Field(default=(), description="voices that judge the pairs (paper: six)")
     referees: tuple[str, ...] = Field(default=(), description="voices that debate: one for all three roles, or three")
-    strategy: Literal["combined", "direct", "independent"] = Field(
-        default="combined", description="two scores in one prompt (paper), a letter, or a score for each by itself"
+    strategy: Literal["combined", "direct", "independent", "likelihood"] = Field(
+        default="combined",
+        description="two scores in one prompt (paper), a letter, a score for each by itself; or, not in the paper, the "
+        "likeliest letter without a reply, for models too small to keep to a form",
     )
     out_of: Literal[5, 10, 100] = Field(default=10, description="largest of the combined scores (paper: 10)")
     order: Literal["one", "both"] = Field(
@@ -280,7 +284,19 @@ def compare_directly(recipe: Recipe, engine: Engine, rows: Sequence[Contest], sw
     return pick_answers(engine, rows, prompts, ANSWER, ask_again, swapped=swapped, sampling=judging(recipe))
 
 
-STRATEGIES = {"combined": score_together, "independent": score_alone, "direct": compare_directly}
+def weigh_letters(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
+    """The likeliest of the letters A, B and C, of which none is written."""
+    shown = dict(zip(CLASSES[::-1] if swapped else CLASSES, "ACB", strict=True))
+    found = choose(engine, rows, lambda row: ask_bare_letter(row, swapped), shown, what="")
+    return [replace(one, value={PICK: one.value}) if one.value else one for one in found]
+
+
+STRATEGIES = {
+    "combined": score_together,
+    "independent": score_alone,
+    "direct": compare_directly,
+    "likelihood": weigh_letters,
+}
 
 
 def debate(recipe: Recipe, ready: Ready, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
@@ -337,8 +353,8 @@ def report_agreement(recipe: Recipe, run: Run, items: Sequence[Contest], found: 
     run.scores("juries", lambda: tabulate_juries(panel.gold, judges))
     run.scores("orders", lambda: {name: measure_orders(*each) for name, each in turned.items()})
     run.scores("judgements", lambda: {name: count_judgements(each) for name, each in found.items()})
-    run.scores("people", lambda: measure_agreement(panel.people, CLASSES, weights="linear"))
-    run.scores("judges among themselves", lambda: measure_agreement(judges, CLASSES, weights="linear"))
+    run.scores("people", lambda: measure_agreement(panel.people, CLASSES))
+    run.scores("judges among themselves", lambda: measure_agreement(judges, CLASSES))
     run.scores("correlation of errors", lambda: correlate_errors(panel.gold, judges))
 
 
@@ -525,8 +541,8 @@ def pair_best(recipe: Recipe, row: Preference, picked: Judged, source: dict[str,
     """Step 9: the picked response over the one with the lowest score, the earliest of equal ones."""
     responses, scores, best = picked.value["responses"], scores_of(picked), picked.value["picked"]
     others = [place for place in range(len(responses)) if place != best and not np.isnan(scores[place])]
-    if not others:
-        return "a single response with a score"
+    if not others or np.isnan(scores[best]):
+        return "fewer than two responses with a score"
     worst = min(others, key=scores.__getitem__)
     if scores[worst] > scores[best]:
         return "the picked response has the lower mean score"
@@ -741,6 +757,12 @@ def ask_letter(row: Contest, swapped: bool) -> Messages:
     system = f"{RUBRIC}\n\nFirst compare in a few sentences, then name the better one: A, B, or C if they are level."
     form = f"### Evaluation Evidence:\nyour reasons\n\n### {ANSWER}:\nA, B or C"
     return converse(show_contest(row, swapped), system=f"{system}\n\n{form}")
+
+
+def ask_bare_letter(row: Contest, swapped: bool) -> Messages:
+    """Both answers, and nothing but a letter behind them."""
+    task = "Which answer is better? Reply with one letter: A, B, or C if they are level."
+    return converse(f"{show_contest(row, swapped)}\n\n{task}", system=RUBRIC)
 
 
 def ask_referee(row: Contest, name: str, transcript: Transcript, swapped: bool = False, last: bool = False) -> Messages:
