@@ -58,11 +58,11 @@ def seat_panel(rows: Sequence[Contest], verdicts: Mapping[str, Verdicts]) -> Pan
     )
 
 
-def note_panel(panel: Panel) -> dict[str, Any]:
-    """Pairs that are left out, and a warning for each judge that always says the same."""
+def note_panel(panel: Panel, dropped: Mapping[str, int]) -> dict[str, Any]:
+    """Pairs that are left out, after rows that were `dropped` before, and a warning for each judge of one word."""
     same = {name: each[0] for name, each in panel.verdicts.items() if len(set(each)) == 1}
     warnings = [f"{name} says {said} of every pair, so its kappa is 0" for name, said in same.items()]
-    return {"dropped": panel.dropped, "warnings": warnings}
+    return {"dropped": {**dropped, **panel.dropped}, "warnings": warnings}
 
 
 def convene(judges: Sequence[Sequence[str]], ties: Ties = "tie") -> list[str]:

@@ -810,6 +810,18 @@ def test_fields_that_contradict_each_other(options: tuple[object, ...], words: s
     assert words in " ".join(done.output.split())
 
 
+def test_rows_without_a_text_are_counted(tmp_path: Path, cast: Any) -> None:
+    cast(own=by_quality)
+    path = write_pairs(tmp_path)
+    write_jsonl(path, [*lines_of(path), {"question": "q", "first": None, "second": "y 5", "verdict": "A"}])
+    options = ("--data", path, "--model", "own", "--judges", '["model"]', "--missing", "drop")
+    done = invoke("run", "fellowship", *options, "--out", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    notes = json.loads((tmp_path / "run" / "manifest.json").read_text())["notes"]["data"]
+    assert notes["dropped"] == {"no text in column 'first'": 1}
+    assert invoke("check", "fellowship", *options[:-2]).exit_code == 2
+
+
 def test_check_tells_what_would_be_asked(tmp_path: Path) -> None:
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"prompt": f"question {n}"} for n in range(5)])
     done = invoke(

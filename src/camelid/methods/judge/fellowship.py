@@ -193,11 +193,11 @@ def run(recipe: Recipe, run: Run) -> None:
         build_preferences(recipe, run, prompts, picked, ready)  # steps 9 and 10
 
 
-def read_items(recipe: Recipe) -> list[Contest]:
+def read_items(recipe: Recipe, dropped: Counter[str] | None = None) -> list[Contest]:
     """All judged pairs; raises UserError where nothing can be told from people's verdicts."""
     values = recipe.data
     shape = contest_shape(values.question, values.first, values.second, values.annotators)
-    rows = data.read_rows(values.train, recipe_data(values), shape=shape)
+    rows = data.read_rows(values.train, recipe_data(values), shape=shape, dropped=dropped)
     said = {settle_verdicts(row.verdicts) for row in rows} - {None}
     if len(said) < 2:
         what = f"{values.train}: people said {next(iter(said), 'nothing they agree on')} of all {len(rows)} pairs"
@@ -205,7 +205,7 @@ def read_items(recipe: Recipe) -> list[Contest]:
     return rows
 
 
-def read_prompts(recipe: Recipe) -> list[Preference]:
+def read_prompts(recipe: Recipe, dropped: Counter[str] | None = None) -> list[Preference]:
     """Questions, as rows without answers."""
     values = recipe.data
 
@@ -214,11 +214,20 @@ def read_prompts(recipe: Recipe) -> list[Preference]:
         return text if isinstance(text, Problem) else Preference(row_id, origin, (Message("user", text),), "", "")
 
     shape = Shape(Preference, convert, (values.prompt,), "--prompt")
-    return data.read_rows(values.prompts, recipe_data(values), shape=shape)[: values.prompt_rows]
+    rows = data.read_rows(values.prompts, recipe_data(values), shape=shape, dropped=dropped)
+    return rows[: values.prompt_rows]
 
 
 def recipe_data(values: Items) -> recipe.Data:
     return recipe.Data(missing=values.missing)
+
+
+def count_dropped(recipe: Recipe, read: Callable[[Recipe, Counter[str]], Any]) -> Counter[str]:
+    """Why rows of a file were left out; it is read for that once more, before the report is made."""
+    dropped = Counter[str]()
+    if recipe.data.missing == "drop":
+        read(recipe, dropped)
+    return dropped
 
 
 def open_voice(recipe: Recipe, name: str) -> Engine:
@@ -281,7 +290,7 @@ def score_alone(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped
 def compare_directly(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
     """Direct comparison: a letter."""
     prompts = [ask_letter(row, swapped) for row in rows]
-    return pick_answers(engine, rows, prompts, ANSWER, ask_again, swapped=swapped, sampling=judging(recipe))
+    return pick_answers(engine, rows, prompts, ANSWER, ask_again, swapped=swapped, sampling=brief(recipe))
 
 
 def weigh_letters(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
@@ -304,7 +313,7 @@ def debate(recipe: Recipe, ready: Ready, rows: Sequence[Contest], swapped: bool 
     voices = recipe.referees if len(recipe.referees) == len(REFEREES) else recipe.referees * len(REFEREES)
     speakers = {name: ready(voice) for name, voice in zip(REFEREES, voices, strict=True)}
     prompt_of = partial(ask_referee, swapped=swapped)
-    held = hold_debate(speakers, rows, prompt_of, rounds=recipe.rounds, sampling=judging(recipe), what="")
+    held = hold_debate(speakers, rows, prompt_of, rounds=recipe.rounds, sampling=brief(recipe), what="")
     final = []
     for name, engine in speakers.items():
         pairs = zip(rows, held, strict=True)
@@ -325,13 +334,14 @@ def settle_debate(row: Contest, held: Debate, final: Sequence[Judged]) -> Judged
     return Judged(row.id, row.origin, "value", value | {"said": said}, "", sum(one.repairs for one in final))
 
 
-def judging(recipe: Recipe) -> Sampling:
+def brief(recipe: Recipe) -> Sampling:
+    """How judgements are sampled."""
     return Sampling(max_tokens=recipe.judge_tokens)
 
 
 def reading(recipe: Recipe) -> dict[str, Any]:
     """How scores are asked for and read."""
-    return {"strict": recipe.paper_scores, "sampling": judging(recipe)}
+    return {"strict": recipe.paper_scores, "sampling": brief(recipe)}
 
 
 # Steps 2 and 4: juries, and agreement with people
@@ -348,7 +358,7 @@ def report_agreement(recipe: Recipe, run: Run, items: Sequence[Contest], found: 
         for name, each in setups.items()
     }
     turned = {name: decide_all(recipe, each) for name, each in found.items() if len(each) > 1}
-    run.note("data", lambda: note_panel(panel))
+    run.note("data", lambda: note_panel(panel, count_dropped(recipe, read_items)))
     run.scores("agreement", lambda: {"split": "items", **compare_setups(systems, recipe.setup, LONGER)})
     run.scores("juries", lambda: tabulate_juries(panel.gold, judges))
     run.scores("orders", lambda: {name: measure_orders(*each) for name, each in turned.items()})
@@ -429,7 +439,7 @@ def pick_best(
     by_id = {one.id: one for one in loops if one.value}
     asked = {row.id: row for row in prompts}
     best, scores = dict.fromkeys(by_id, 0), {name: [[] for _ in one.value["responses"]] for name, one in by_id.items()}
-    left = Counter(one.reply for one in loops if not one.value)
+    left = Counter(one.reply for one in loops if not one.value) + count_dropped(recipe, read_prompts)
     for challenger in range(1, recipe.iterations):
         duels = {
             name: place_duel(challenger, best[name])
