@@ -278,13 +278,15 @@ def describe_files(recipe: Recipe) -> tuple[dict[str, str], list[str]]:
 def score_together(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
     """Combined scoring: two scores out of the scale in one prompt."""
     prompts = [ask_scores(row, recipe.out_of, swapped) for row in rows]
-    return score_pairs(engine, rows, prompts, SIDES, recipe.out_of, ask_again, swapped=swapped, **reading(recipe))
+    return score_pairs(
+        engine, rows, prompts, SIDES, recipe.out_of, ask_again, swapped=swapped, **scoring_options(recipe)
+    )
 
 
 def score_alone(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
     """Independent scoring: each answer out of 10, in a call of its own, which knows no order."""
     prompts = [(ask_score(row.questions, row.first), ask_score(row.questions, row.second)) for row in rows]
-    return score_each(engine, rows, prompts, OVERALL, 10, ask_again, **reading(recipe))
+    return score_each(engine, rows, prompts, OVERALL, 10, ask_again, **scoring_options(recipe))
 
 
 def compare_directly(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
@@ -318,7 +320,9 @@ def debate(recipe: Recipe, ready: Ready, rows: Sequence[Contest], swapped: bool 
     for name, engine in speakers.items():
         pairs = zip(rows, held, strict=True)
         prompts = [ask_referee(row, name, one.transcript, swapped=swapped, last=True) for row, one in pairs]
-        final.append(score_pairs(engine, rows, prompts, SIDES, 10, ask_again, swapped=swapped, **reading(recipe)))
+        final.append(
+            score_pairs(engine, rows, prompts, SIDES, 10, ask_again, swapped=swapped, **scoring_options(recipe))
+        )
     return [settle_debate(*each) for each in zip(rows, held, zip(*final, strict=True), strict=True)]
 
 
@@ -339,7 +343,7 @@ def brief(recipe: Recipe) -> Sampling:
     return Sampling(max_tokens=recipe.judge_tokens)
 
 
-def reading(recipe: Recipe) -> dict[str, Any]:
+def scoring_options(recipe: Recipe) -> dict[str, Any]:
     """How scores are asked for and read."""
     return {"strict": recipe.paper_scores, "sampling": brief(recipe)}
 
