@@ -15,7 +15,7 @@ import pytest
 from camelid import data, engines, methods
 from camelid.agreement import cohen_kappa, measure_agreement
 from camelid.dialogues import Revision
-from camelid.engines import Request, Scored
+from camelid.engines import Completion, Request, Scored
 from camelid.engines.scripted import ScriptedEngine
 from camelid.judging import find_letter, find_score
 from camelid.panels import convene, seat_panel, tabulate_juries
@@ -655,6 +655,37 @@ def test_a_finished_run_asks_nobody_again(finished: Any, monkeypatch: pytest.Mon
     assert invoke("resume", folder).exit_code == 0
     assert (folder / "scores.json").read_bytes() == before
     assert {name: len(engine.asked) for name, engine in made.items()} == counts
+
+
+class Failing(ScriptedEngine):
+    """A scripted engine whose requests fail where `fails` holds of them, for a reason that stays."""
+
+    fails: Callable[[Request], bool]
+
+    def complete(self, requests: Sequence[Request]) -> Any:
+        for index, completion in super().complete(requests):
+            failed = Completion("", "failed", problem="refused")
+            yield index, failed if self.fails(requests[index]) else completion
+
+
+def test_what_failed_is_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluator refuses question 1, the generator question 2; the reviewer refuses 3, whose loop ends early."""
+    refused = {"own": "question 2", "reviewer": "question 3", "judge": "question 1"}
+    made = {name: Failing(script) for name, script in
+            (("own", answer_in_turn), ("reviewer", lambda request: "more"), ("judge", by_quality))}  # fmt: skip
+    for name, engine in made.items():
+        engine.fails = lambda request, word=refused[name]: any(word in turn.content for turn in request.prompt)
+    monkeypatch.setattr(engines, "open_engine", lambda engine, model, *more: made[str(model.base)])
+    asked = write_jsonl(tmp_path / "asked.jsonl", [{"prompt": f"question {n}"} for n in range(5)])
+    done = invoke(
+        "run", "fellowship", "--data", "", "--prompts", asked, "--model", "own", "--set", f"voices={_inline(VOICES)}",
+        "--reviewers", '["r"]', "--evaluator", "j", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    loops = scores_of(tmp_path / "run")["loops"]
+    assert loops["left out"] == {"refused": 1, "no verdict of the evaluator": 1}
+    assert loops["ended early"] == {"no feedback": 1}
+    assert loops["picked"] == {"response 1": 1, "response 3": 2}
 
 
 # Files and fields that cannot be worked with

@@ -297,7 +297,7 @@ def compare_directly(recipe: Recipe, engine: Engine, rows: Sequence[Contest], sw
 
 def weigh_letters(recipe: Recipe, engine: Engine, rows: Sequence[Contest], swapped: bool = False) -> list[Judged]:
     """The likeliest of the letters A, B and C, of which none is written."""
-    shown = dict(zip(CLASSES[::-1] if swapped else CLASSES, "ACB", strict=True))
+    shown: dict[str, str] = dict(zip(CLASSES[::-1] if swapped else CLASSES, "ACB", strict=True))
     found = choose(engine, rows, lambda row: ask_bare_letter(row, swapped), shown, what="")
     return [replace(one, value={PICK: one.value}) if one.value else one for one in found]
 
