@@ -21,7 +21,7 @@ STOREYS = [
      "folds", "logistic", "principle"},
     {"linear_heads"},
     {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks",
-     "pairwise"},
+     "pairwise", "verdicts", "preference_sets", "panels"},
     {"task", "task_scores", "responses"},
     {"bases", "heads", "reading", "token_trees", "hidden", "lettering", "features", "pools", "branches"},
     {"logprobs"},
@@ -29,7 +29,7 @@ STOREYS = [
     {"gguf_file", "inventory", "models"},
     {"engines"},
     {"sampling", "scoring", "parsing"},
-    {"annotation", "guard", "asking", "labellers", "candidates", "judges"},
+    {"annotation", "guard", "asking", "labellers", "candidates", "judges", "dialogues", "judging"},
     {"prediction", "training", "report", "environment", "export", "archive"},
     {"labelling"},
     {"forecast", "estimators", "screen", "active_learning", "preferences", "extrapolation", "sides", "adherence"},
@@ -71,7 +71,7 @@ def test_imports_point_down() -> None:
 
 
 def test_no_method_imports_a_method() -> None:
-    assert len(METHODS) == 12
+    assert len(METHODS) == 13
     assert [path.name for path in METHODS if "methods" in imported(path)] == []
 
 

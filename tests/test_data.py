@@ -381,7 +381,17 @@ def test_no_inputs(tmp_path: Path) -> None:
 def test_named_sets_are_the_files_of_the_folder() -> None:
     labelled = ["banking77", "crowd-tweets", "emotion", "sst2", "tweets", "wnut17"]
     others = [
-        *("gsm8k", "hh-harmless", "legalbench", "llp-bp", "moderation", "oral-history", "pubmedqa", "puzzles"),
+        *(
+            "gsm8k",
+            "hh-harmless",
+            "legalbench",
+            "llp-bp",
+            "moderation",
+            "oral-history",
+            "pandalm",
+            "pubmedqa",
+            "puzzles",
+        ),
         *("weak-to-strong", "wildlife", "pandalm-ratings", "pandalm-preferences", "pandalm-pairs"),
     ]
     assert data.named_sets() == sorted([*labelled, *others])

@@ -1,8 +1,9 @@
 """Predictions to scores with intervals, and systems compared with each other on the same rows.
 
 Tasks: "labels" (one class a text), "tags" (one tag a word), "multi-label" (any number of classes a text), "regression"
-(a number), "ranking" (two classes, the second of which is looked for by its probability) and "separation" (the same,
-judged by how well the two are told apart). A system's scores begin with the main one, of which more is better.
+(a number), "ranking" (two classes, the second of which is looked for by its probability), "separation" (the same,
+judged by how well the two are told apart) and "agreement" (one class of several in order, as annotators give it).
+A system's scores begin with the main one, of which more is better.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from camelid import metrics
+from camelid.agreement import kappa_of
 from camelid.metrics import SEED, Draws, Interval, interval
 from camelid.ranking import auroc, average_precision, resampled_auroc, resampled_average_precision
 from camelid.rows import Predicted
@@ -55,7 +57,8 @@ def evaluate(
     "multi-label": micro_f1, macro_f1, exact_match, f1_by_class;
     "regression": r2, pearson, spearman, mae, rmse;
     "ranking": average_precision of the second class's probability, then those of "labels";
-    "separation": auroc of it, then those of "ranking".
+    "separation": auroc of it, then those of "ranking";
+    "agreement": cohen_kappa, weighted_kappa (linear, over the classes in their order), then those of "labels".
     A value with an interval is {value, low, high}: 95 %, bootstrap over rows. p is of McNemar's test; a row counts as
     right when all of it is: every tag, the exact set.
     """
@@ -160,7 +163,23 @@ def score_calibration(predictions: Sequence[Predicted], classes: Sequence[str], 
 
 def _scorer(task: str) -> Scorer:
     scorers = {"labels": _score_labels, "tags": _score_tags, "multi-label": _score_sets, "regression": _score_numbers}
-    return (scorers | {"ranking": _score_ranking, "separation": _score_separation})[task]
+    scorers |= {"ranking": _score_ranking, "separation": _score_separation, "agreement": _score_agreement}
+    return scorers[task]
+
+
+def _score_agreement(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
+    index = {name: number for number, name in enumerate(classes)}
+    gold, found = (np.array([index[str(getattr(row, side))] for row in predictions]) for side in ("gold", "predicted"))
+    counts = metrics.confusion(gold, found, len(classes))[None]
+    sampled = metrics.resampled_confusions(gold, found, len(classes), draws)
+    labels = _score_labels(predictions, classes, draws)
+    kappas = kappa_of(sampled)
+    scores = {
+        "cohen_kappa": _json(interval(kappa_of(counts)[0], kappas)),
+        "weighted_kappa": _json(interval(kappa_of(counts, "linear")[0], kappa_of(sampled, "linear"))),
+        **labels.scores,
+    }
+    return Scored(scores, kappas, labels.right_N)
 
 
 def _score_separation(predictions: Sequence[Predicted], classes: Sequence[str], draws: Draws) -> Scored:
@@ -321,7 +340,7 @@ def _support(predictions: Sequence[Predicted], task: str, classes: Sequence[str]
         return {}
     if task == "tags" and metrics.marks_entities(classes):
         golds = [[kind for kind, *_ in metrics.entities(gold)] for gold in golds]
-    counts = Counter(golds) if task == "labels" else Counter(name for gold in golds for name in gold)
+    counts = Counter(golds) if task in ("labels", "agreement") else Counter(name for gold in golds for name in gold)
     return dict(sorted(counts.items()))
 
 

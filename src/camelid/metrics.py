@@ -39,6 +39,7 @@ NAMES = {
     "brier": "Brier score",
     "nll": "NLL",
     "cohen_kappa": "Cohen's κ",
+    "weighted_kappa": "weighted κ",
     "fleiss_kappa": "Fleiss' κ",
     "krippendorff_alpha": "Krippendorff's α",
 }

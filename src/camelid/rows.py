@@ -148,17 +148,6 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class Contrast(Preference):
-    """A preference between two answers that models wrote: which model wrote each, and what a judge gave it.
-
-    Both pairs are in the order chosen, rejected.
-    """
-
-    models: tuple[str, ...] = ("", "")
-    scores: tuple[float, ...] = (0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
 class Rated:
     """An answer to a conversation and its ratings by attribute; one that is absent is unknown."""
 
@@ -179,6 +168,18 @@ class Guided(Preference):
     guide: tuple[str, ...] = ()
     decided: str = ""
     flipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Graded(Preference):
+    """A preference with the score that a judge gave each answer, and where the three texts come from.
+
+    `source` names by what the prompt, the chosen and the rejected answer were made, and which step of it.
+    """
+
+    score_chosen: float = 0.0
+    score_rejected: float = 0.0
+    source: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +216,22 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Contest:
+    """A conversation that two systems answered turn by turn, and which answers each annotator found better.
+
+    `questions`, `first` and `second` have a text for each turn, mostly one. `verdicts` holds "first", "second" or "tie"
+    by annotator, and is empty where nobody has judged yet.
+    """
+
+    id: str
+    origin: str
+    questions: tuple[str, ...]
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    verdicts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Compared:
     """What a judge made of a model's output beside the baseline's, without the texts.
 
@@ -246,12 +263,12 @@ class Reasoned:
 
 
 Row = (
-    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Guided | Contrast | Rated
-    | Member | Bag | Pair | Compared | Reasoned
+    Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Guided | Graded | Rated
+    | Member | Bag | Pair | Compared | Contest | Reasoned
 )  # fmt: skip
 _KINDS = (
-    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Contrast, Rated,
-    Member, Bag, Pair, Compared, Reasoned,
+    Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Graded, Rated,
+    Member, Bag, Pair, Compared, Contest, Reasoned,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

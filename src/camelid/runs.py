@@ -85,6 +85,22 @@ class Run:
             self._meet()
         return load_file(path)
 
+    def files(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The folder `<name>/`, whose files `make(folder)` writes on the first call."""
+        folder = self.folder / name
+        if not self._finished(name, folder):
+            if is_leader():
+                with self._stage(name):
+                    part = _part(folder)
+                    shutil.rmtree(part, ignore_errors=True)  # what a killed process began
+                    part.mkdir()
+                    make(part)
+                    shutil.rmtree(folder, ignore_errors=True)  # published, and killed before the manifest was written
+                    publish_folder(part, folder)
+                self._finish(name, folder)
+            self._meet()
+        return folder
+
     def map(
         self,
         name: str,

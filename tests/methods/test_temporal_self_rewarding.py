@@ -26,7 +26,7 @@ from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
 from camelid.judges import Answers, Parts, Scored, judge_by_model
 from camelid.preferences import measure_features
-from camelid.rows import Contrast, Judged, Preference, iterate_rows
+from camelid.rows import Graded, Judged, Preference, iterate_rows
 from camelid.runs import open_run, reopen_run
 from conftest import invoke, make_model, write_jsonl
 
@@ -54,8 +54,8 @@ def pair_of(present: Sequence[float], past: Sequence[float] = (), future: Sequen
 def test_check_1_phase_1_takes_the_worst_past_answer() -> None:
     found = pair_of([2, 4, 3], past=[1, 5, 3])
     assert (found.chosen, found.rejected) == ("present 1", "past 0")
-    assert found.models == ("present", "past")
-    assert found.scores == (4, 1)
+    assert tuple(found.source.values()) == ("present", "past")
+    assert (found.score_chosen, found.score_rejected) == (4, 1)
 
 
 def test_check_1_a_past_answer_that_is_no_worse_is_not_taken() -> None:
@@ -66,7 +66,7 @@ def test_check_1_a_past_answer_that_is_no_worse_is_not_taken() -> None:
 
 def test_check_1_phase_2_takes_the_best_future_answer() -> None:
     found = pair_of([2, 4, 3], past=[1, 5, 3], future=[4.5, 2, 3])
-    assert (found.chosen, found.rejected, found.scores) == ("future 0", "past 0", (4.5, 1))
+    assert (found.chosen, found.score_chosen, found.rejected, found.score_rejected) == ("future 0", 4.5, "past 0", 1)
 
 
 def test_check_1_a_future_answer_that_is_no_better_is_not_taken() -> None:
@@ -81,9 +81,9 @@ SCORES = st.lists(st.integers(0, 10).map(lambda half: half / 2), max_size=5)
 def test_check_2_roles(present: list[float], past: list[float], future: list[float], seed: int) -> None:
     """A past answer is never chosen, a future one never rejected, whatever their scores."""
     found = pair_of(present, past, future, seed)
-    if isinstance(found, Contrast):
-        assert found.models[0] in ("present", "future")
-        assert found.models[1] in ("present", "past")
+    if isinstance(found, Graded):
+        assert found.source["chosen"] in ("present", "future")
+        assert found.source["rejected"] in ("present", "past")
 
 
 def test_check_2_an_excellent_past_and_a_wretched_future() -> None:
@@ -95,12 +95,12 @@ def test_check_2_an_excellent_past_and_a_wretched_future() -> None:
 def test_check_7_dominance(present: list[float], past: list[float], future: list[float], seed: int) -> None:
     """gap(D_2) = max(s_i, s_f) - min(s_i, s_0) >= gap(D_1) >= gap(SR); what SR keeps, both phases keep."""
     plain, first, second = pair_of(present, seed=seed), pair_of(present, past), pair_of(present, past, future)
-    if isinstance(plain, Contrast):
-        assert isinstance(first, Contrast)
+    if isinstance(plain, Graded):
+        assert isinstance(first, Graded)
         assert tsr.gap(plain) == max(present) - min(present)
         assert tsr.gap(first) >= tsr.gap(plain)
-    if isinstance(first, Contrast):
-        assert isinstance(second, Contrast)
+    if isinstance(first, Graded):
+        assert isinstance(second, Graded)
         assert tsr.gap(first) == max(present) - min([*present, *past])
         assert tsr.gap(second) == max([*present, *future]) - min([*present, *past])
         assert tsr.gap(second) >= tsr.gap(first)
@@ -117,8 +117,8 @@ def test_of_equal_scores_a_drawn_one_counts() -> None:
 def test_reasons_without_a_pair() -> None:
     assert pair_of([2, 2]) == "no difference of score"
     assert pair_of([]) == "no scored answer for one side"
-    assert isinstance(pair_of([2, 2], past=[1]), Contrast)
-    assert isinstance(pair_of([], past=[1], future=[2]), Contrast)
+    assert isinstance(pair_of([2, 2], past=[1]), Graded)
+    assert isinstance(pair_of([], past=[1], future=[2]), Graded)
     rows = [Preference(str(n), "", ROW.prompt, "", "") for n in range(3)]
     nobody = [Scored()] * 3
     present = [scored("present", scores) for scores in ([1, 2], [2, 2], [])]
@@ -401,7 +401,9 @@ def test_pairs_say_where_they_come_from(chat_model: Path, prompts: Path, tmp_pat
     pairs: list[Any] = list(iterate_rows(place / "pairs-2.jsonl"))
     assert pairs
     for pair in pairs:
-        for role, text, score in zip(pair.models, (pair.chosen, pair.rejected), pair.scores, strict=True):
+        for role, text, score in zip(
+            pair.source.values(), (pair.chosen, pair.rejected), (pair.score_chosen, pair.score_rejected), strict=True
+        ):
             texts = {one.id: one.value["texts"] for one in iterate_rows(place / f"answers-{role}.jsonl")}  # type: ignore[union-attr]
             told = {one.id: one.value["scores"] for one in iterate_rows(place / f"scores-{role}.jsonl")}  # type: ignore[union-attr]
             assert told[pair.id][texts[pair.id].index(text)] == score
@@ -437,7 +439,7 @@ def test_other_rules(
         place = place_of(tmp_path / "run", number, pairs)
         assert sorted(path.stem[8:] for path in place.glob("answers-*")) == roles[number]
         assert sorted(path.name for path in place.iterdir() if path.is_dir()) == tuned
-        found = [pair.models for pair in iterate_rows(place / f"pairs-{len(tuned)}.jsonl")]  # type: ignore[union-attr]
+        found = [tuple(pair.source.values()) for pair in iterate_rows(place / f"pairs-{len(tuned)}.jsonl")]  # type: ignore[union-attr]
         assert {role for pair in found for role in pair} <= set(roles[number])
     assert scores["held_out"]["ours"] == pairs
 
@@ -521,7 +523,7 @@ def test_figures_of_an_iteration(chat_model: Path, prompts: Path, tmp_path: Path
     found, place = scores["temporal-self-rewarding, iteration-1"], place_of(folder, 1)
     pairs: list[Any] = list(iterate_rows(place / "pairs-2.jsonl"))
     phase = found["phase 2"]
-    assert phase["mean gap"] == pytest.approx(fmean(pair.scores[0] - pair.scores[1] for pair in pairs))
+    assert phase["mean gap"] == pytest.approx(fmean(pair.score_chosen - pair.score_rejected for pair in pairs))
     assert sum(phase["chosen of"].values()) == phase["pairs"] == len(pairs)
     assert found["answers"]["future"]["cut off at the limit"] == 4
     assert found["answers"]["past"]["mean score"] == pytest.approx(fmean(chain(*kept_scores(place, "past"))))

@@ -23,15 +23,16 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Pair, Preference, Rated, Reasoned, Tagged
+from camelid.rows import Annotated, Asked, Contest, Flagged, Labelled, Member, Pair, Preference, Rated, Reasoned, Tagged
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Rated | Member | Pair | Reasoned
+AnyRow = LabelRow | Annotated | Asked | Contest | Flagged | Preference | Rated | Member | Pair | Reasoned
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
     Annotated: "annotations",
     Asked: "questions",
+    Contest: "judged pairs",
     Flagged: "flags",
     Preference: "pairs",
     Rated: "ratings",
@@ -222,6 +223,8 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
     if isinstance(row, Preference | Pair | Rated | Reasoned):
         return ()
+    if isinstance(row, Contest):
+        return tuple(f"{name} {verdict}" for name, verdict in row.verdicts.items())
     if isinstance(row, Member):
         return () if row.positive is None else ("positive" if row.positive else "negative",)
     if isinstance(row.label, tuple):
@@ -446,6 +449,8 @@ def text_of(row: AnyRow) -> str:
         return row.question
     if isinstance(row, Pair):
         return row.instruction
+    if isinstance(row, Contest):
+        return row.questions[-1]
     turns = row.messages if isinstance(row, Flagged) else row.prompt
     return turns[-1].content if turns else ""
 
@@ -464,6 +469,8 @@ def _content(row: AnyRow) -> Any:
         return row.question.strip()
     if isinstance(row, Pair):
         return row.instruction.strip()
+    if isinstance(row, Contest):
+        return row.questions, row.first, row.second
     return row.messages if isinstance(row, Flagged) else row.prompt
 
 

@@ -16,6 +16,7 @@ from camelid.recipe import Data
 from camelid.rows import (
     Annotated,
     Asked,
+    Contest,
     Flagged,
     Labelled,
     Member,
@@ -30,6 +31,8 @@ from camelid.rows import (
 LONGEST_TEXT = 1_000_000  # characters; longer means an unclosed quote or a wrong column, not a document
 EXAMPLES = 3  # places named per problem
 MOST_STRENGTH, MOST_RATING, UNKNOWN = 3, 4, -100  # of a preference, of a rating, and of nothing (HelpSteer2's scales)
+VERDICT_WORDS = {"a": "first", "b": "second", "c": "tie", "1": "first", "2": "second", "0": "tie"}
+VERDICT_WORDS |= {"model_a": "first", "model_b": "second", "first": "first", "second": "second", "tie": "tie"}
 FILL_IN = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
 
 
@@ -294,6 +297,56 @@ def reasoned_shape(question: str, answer: str, reasoning: str) -> Shape:
         return Reasoned(row_id, origin, *map(str, found))
 
     return Shape(Reasoned, convert, (question, answer, reasoning), "the recipe's fields for columns")
+
+
+def contest_shape(question: str, first: str, second: str, annotators: Sequence[str]) -> Shape:
+    """A question, two answers, and what each annotator said: A, B or C (tie), or other `VERDICT_WORDS`.
+
+    Question and answers may be lists with a text for each turn. Answers that are true, false or numbers are taken as
+    these words, and may be empty. A row needs one annotator's verdict.
+    """
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Contest | Problem:
+        turns: list[Any] = [
+            _turns_in(values, name, may_be_empty=name != question) for name in (question, first, second)
+        ]
+        told = [name for name in annotators if not is_missing(values.get(name))]
+        verdicts = {name: verdict_in(values, name) for name in told}
+        if problem := _first_problem(*turns, *verdicts.values()):
+            return problem
+        if len(set(map(len, turns))) > 1:
+            return Problem("question and answers have different numbers of turns", "Give each turn a text in each.")
+        if not verdicts:
+            return Problem(f"no verdict in {', '.join(annotators)}", FILL_IN, missing=True)
+        return Contest(row_id, origin, *turns, verdicts)  # type: ignore[arg-type]
+
+    return Shape(
+        Contest, convert, (question, first, second, *annotators), "--question, --first, --second and --annotators"
+    )
+
+
+def verdict_in(values: Mapping[str, Any], column: str) -> str | Problem:
+    """ "first", "second" or "tie" from a cell, or what is wrong with it."""
+    value = values.get(column)
+    found = None if isinstance(value, bool) else VERDICT_WORDS.get(str(value).strip().lower().removesuffix(".0"))
+    if found is None:
+        what = f"column {column!r} holds none of A, B and C"
+        return Problem(what, "Write A, B or C (tie); or 1, 2 and 0; or first, second and tie.", detail=f"{value!s:.20}")
+    return found
+
+
+def _turns_in(values: dict[str, Any], column: str, *, may_be_empty: bool = False) -> tuple[str, ...] | Problem:
+    """The texts of the turns: one where the cell is no list."""
+    cell = values.get(column)
+    turns = cell if isinstance(cell, list | tuple) else [cell]
+    texts: list[str] = []
+    for turn in turns or [None]:
+        is_word = isinstance(turn, bool | int | float) and not is_missing(turn)
+        text = str(turn) if is_word else turn if may_be_empty and turn == "" else text_in({column: turn}, column)
+        if isinstance(text, Problem):
+            return text
+        texts.append(str(text))
+    return tuple(texts)
 
 
 class Problems:

@@ -21,10 +21,12 @@ from camelid.report import (
     curves,
     facts,
     histograms,
+    juries,
     leaderboards,
     mistakes,
     reasons,
     residuals,
+    rounds,
     samples,
     scores,
 )
@@ -81,6 +83,8 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         "rows": samples.describe_rows(files),
         "results": [_result(files, comparison, stage_costs) for comparison in known],
         "board": _leaderboard(entries),
+        "juries": _juries(entries),
+        "loops": rounds.collect_loops(files.lines("picked/loop.jsonl"), files.lines("prompts.jsonl")),
         "seeds": _seeds(entries),
         "spent": curves.draw_costs(entries.curves.x, entries.curves.y, entries.curves.lines)
         if entries.curves
@@ -166,6 +170,13 @@ def _leaderboard(entries: scores.Entries) -> dict[str, Any] | None:
         "table": leaderboards.tabulate_leaderboard(board),
         "matrix": leaderboards.tabulate_pairwise(entries.pairwise) if entries.pairwise else [],
     }
+
+
+def _juries(entries: scores.Entries) -> dict[str, Any] | None:
+    """Kappas of juries; None where a single judge is all there is."""
+    if entries.juries is None or len(entries.juries.juries) < 2:
+        return None
+    return {"rows": entries.juries.rows, "table": juries.tabulate_juries(entries.juries)}
 
 
 def _seeds(entries: scores.Entries) -> dict[str, Any] | None:

@@ -63,11 +63,16 @@ def cut_text(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} … ({show_count(len(text))} characters)"
 
 
-def write_pair(row: Mapping[str, Any]) -> str:
-    """A preference to be read: question, what counts where it has a guide, and the two answers."""
-    question = row["prompt"][-1]["content"] if row["prompt"] else ""
-    guide = "".join(f"what counts: {text}\n\n" for text in row.get("guide") or ())
-    return f"{question}\n\n{guide}chosen: {row['chosen']}\n\nrejected: {row['rejected']}"
+def write_texts(row: Mapping[str, Any]) -> str:
+    """The texts of a row of any kind, to be read: a preference with its guide, a contest turn by turn, or its text."""
+    if "chosen" in row:
+        question = row["prompt"][-1]["content"] if row["prompt"] else ""
+        guide = "".join(f"what counts: {text}\n\n" for text in row.get("guide") or ())
+        return f"{question}\n\n{guide}chosen: {row['chosen']}\n\nrejected: {row['rejected']}"
+    if "questions" in row:
+        turns = zip(row["questions"], row["first"], row["second"], strict=True)
+        return "\n\n".join(f"{asked}\n\nfirst: {first}\n\nsecond: {second}" for asked, first, second in turns)
+    return str(row.get("text", ""))
 
 
 def compare_sets(row: Mapping[str, Any]) -> tuple[Choice, ...]:
@@ -126,8 +131,7 @@ def _describe(mistake: Mapping[str, Any], row: Mapping[str, Any], task: str) -> 
     if not isinstance(gold, list):
         score = _probability(mistake)
         shown = show_score(score) if score >= 0 else NONE
-        text = write_pair(row) if "chosen" in row else str(row.get("text", ""))
-        return Mistake(name, cut_text(text), str(gold), str(predicted), shown)
+        return Mistake(name, cut_text(write_texts(row)), str(gold), str(predicted), shown)
     words = [str(word) for word in row.get("tokens") or ["?"] * len(gold)]
     sentence = cut_sentence(mark_entities(words, gold, predicted))
     return Mistake(name, " ".join(words), sentence=sentence, wrong_words=_wrong_words(mistake))

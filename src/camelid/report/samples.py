@@ -12,7 +12,7 @@ from camelid.metrics import entities
 from camelid.report.comparisons import DotPlot
 from camelid.report.files import RunFiles
 from camelid.report.histograms import plot_numbers
-from camelid.report.mistakes import cut_text, write_pair
+from camelid.report.mistakes import cut_text, write_texts
 from camelid.report.numbers import show_count, show_number
 from camelid.report.scores import FOLD
 from camelid.report.sentences import Stretch, cut_sentence, mark_entities
@@ -145,6 +145,8 @@ def name_classes(row: Mapping[str, Any]) -> list[str]:
         return [f"{kind} {label}" for kind, label in row["labels"].items()]
     if "answers" in row:
         return [f"{row['task']} {answer}" for answer in row["answers"]]
+    if "verdicts" in row:
+        return [f"{name} {verdict}" for name, verdict in row["verdicts"].items()]
     if "positive" in row:
         return [] if row["positive"] is None else ["positive" if row["positive"] else "negative"]
     label = row.get("label", row.get("decided"))
@@ -166,8 +168,10 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
         return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)
     if "reasoning" in row:
         return Sample(cut_text(f"{row['question']}\n\n{row['reasoning']}"), str(row["answer"]))
+    if "verdicts" in row:
+        return Sample(cut_text(write_texts(row)), _show_label(name_classes(row)))
     if "chosen" in row:
-        return Sample(cut_text(write_pair(row)), str(row.get("decided") or ""))
+        return Sample(cut_text(write_texts(row)), str(row.get("decided") or ""))
     if "instruction" in row and "first" in row:
         return Sample(cut_text(f"{row['instruction']}\n\nfirst: {row['first']}\n\nsecond: {row['second']}"))
     if "flags" in row:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 from camelid.report.numbers import show_score, show_value
 
 FOLD = 20  # more classes than this are shown by their extremes first
-SEEDS, CURVES, LEADERBOARD, PAIRWISE, SPREAD = "seeds", "curves", "leaderboard", "pairwise", "spread"
+SEEDS, CURVES, LEADERBOARD, PAIRWISE = "seeds", "curves", "leaderboard", "pairwise"
+SPREAD, JURIES = "spread", "juries"
 ENDS = {"value", "low", "high"}
 
 
@@ -194,6 +195,21 @@ class Pairwise(BaseModel):
         return self
 
 
+class Jury(BaseModel):
+    """Judges that vote, and their kappa with people: level votes are a tie, or a tie among them gives way."""
+
+    members: list[str] = Field(min_length=1)
+    tie: Interval
+    intended: Interval
+
+
+class Juries(BaseModel):
+    """The entry "juries": every jury that can be made of some judges, best first."""
+
+    rows: int
+    juries: list[Jury] = Field(min_length=1)
+
+
 @dataclass(frozen=True)
 class Entries:
     """What scores.json holds; `plain` is (name, lines of a table) of entries the report does not understand."""
@@ -204,12 +220,15 @@ class Entries:
     leaderboard: Leaderboard | None
     pairwise: Pairwise | None
     spread: Spread | None
+    juries: Juries | None
     plain: list[tuple[str, list[tuple[str, str]]]]
 
 
 def read_entries(scores: Mapping[str, Any]) -> Entries:
     """The entries of scores.json, each as what it is."""
-    kinds = {SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise, SPREAD: Spread}
+    kinds: dict[str, type[BaseModel]] = {
+        SEEDS: Seeds, CURVES: Curves, LEADERBOARD: Leaderboard, PAIRWISE: Pairwise, SPREAD: Spread, JURIES: Juries
+    }  # fmt: skip
     comparisons, plain = [], []
     single: dict[str, Any] = dict.fromkeys(kinds)
     for name, entry in scores.items():

@@ -74,7 +74,7 @@ from camelid.judges import (
 from camelid.parsing import parse_behind, parse_score
 from camelid.reading import pad_id, tell_answer
 from camelid.recipe import Data
-from camelid.rows import Contrast, Message, Predicted, Preference
+from camelid.rows import Graded, Message, Predicted, Preference
 from camelid.runs import Run, slug
 from camelid.sides import Side
 from camelid.training import train
@@ -411,7 +411,7 @@ def find_first(values: Sequence[float], order: Sequence[int], *, largest: bool) 
     return (max if largest else min)(order, key=values.__getitem__)
 
 
-def contrast(row: Preference, present: Scored, past: Scored, future: Scored, draw: random.Random) -> Contrast | str:
+def contrast(row: Preference, present: Scored, past: Scored, future: Scored, draw: random.Random) -> Graded | str:
     """The pair of a prompt, or why there is none. A role that takes no part is given without answers."""
     picked = []
     for side, largest in ((pick_chosen(present, future), True), (pick_rejected(present, past), False)):
@@ -423,25 +423,28 @@ def contrast(row: Preference, present: Scored, past: Scored, future: Scored, dra
     (winner, chosen, high), (loser, rejected, low) = picked
     if high <= low:
         return "no difference of score"
-    return Contrast(row.id, row.origin, row.prompt, chosen, rejected, 1.0, (winner, loser), (high, low))
+    return Graded(
+        row.id, row.origin, row.prompt, chosen, rejected,
+        score_chosen=high, score_rejected=low, source={"chosen": winner, "rejected": loser},
+    )  # fmt: skip
 
 
 def pair_up(
     rows: Sequence[Preference], seed: str, present: Sequence[Scored], past: Sequence[Scored], future: Sequence[Scored]
-) -> tuple[list[Contrast], dict[str, int]]:
+) -> tuple[list[Graded], dict[str, int]]:
     """The pairs of a chunk, and how many prompts have none, by reason."""
     draws = (random.Random(f"{seed} {row.id}") for row in rows)
     found = [contrast(*each) for each in zip(rows, present, past, future, draws, strict=True)]
     left = Counter(one for one in found if isinstance(one, str))
-    return [one for one in found if isinstance(one, Contrast)], dict(left)
+    return [one for one in found if isinstance(one, Graded)], dict(left)
 
 
-def gap(pair: Contrast) -> float:
+def gap(pair: Graded) -> float:
     """s(chosen) - s(rejected)."""
-    return pair.scores[0] - pair.scores[1]
+    return pair.score_chosen - pair.score_rejected
 
 
-def is_spent(recipe: Recipe, pairs: Sequence[Contrast]) -> bool:
+def is_spent(recipe: Recipe, pairs: Sequence[Graded]) -> bool:
     """Whether pairs or their mean gap are below the recipe's thresholds."""
     return len(pairs) < recipe.least_pairs or (bool(pairs) and fmean(map(gap, pairs)) < recipe.least_gap)
 
@@ -495,7 +498,7 @@ def answer(recipe: Recipe, run: Run, parts: Parts, step: Step, role: str, model:
     return draw_and_judge(run, place, step.rows, role, parts, model, step.model, recipe.answers, seed)
 
 
-def tune(recipe: Recipe, run: Run, step: Step, name: str, pairs: Sequence[Contrast]) -> Tuned:
+def tune(recipe: Recipe, run: Run, step: Step, name: str, pairs: Sequence[Graded]) -> Tuned:
     """Steps 6 and 10: DPO that begins at M_i and refers to M_i; M_i itself where no pair is left."""
     base = open_base(recipe)
     told, left = encode_all(base.tokenizer, pairs, recipe.pair_tokens)
@@ -550,15 +553,15 @@ def count_work(recipe: Recipe, prompts: int, drawn: Any, phases: dict[str, Any])
     }
 
 
-def describe_pairs(pairs: Sequence[Contrast], left: dict[str, int]) -> dict[str, Any]:
+def describe_pairs(pairs: Sequence[Graded], left: dict[str, int]) -> dict[str, Any]:
     """Pairs, their gap, who wrote them, and whether the chosen answers are longer."""
     longer = [count_words(pair.chosen) - count_words(pair.rejected) for pair in pairs]
     return {
         "pairs": len(pairs),
         "prompts without a pair": left or "none",
         "mean gap": fmean(map(gap, pairs)) if pairs else None,
-        "chosen of": dict(Counter(pair.models[0] for pair in pairs)),
-        "rejected of": dict(Counter(pair.models[1] for pair in pairs)),
+        "chosen of": dict(Counter(pair.source["chosen"] for pair in pairs)),
+        "rejected of": dict(Counter(pair.source["rejected"] for pair in pairs)),
         "words of chosen minus rejected": fmean(longer) if pairs else None,
     }
 
