@@ -144,11 +144,12 @@ def model_learner(
             ),
         )
 
-        def shares(split: str) -> Any:
+        def predict(split: str) -> dict[str, Any]:
             found = prediction.predict_with(folder, labelled[split])
-            return np.array([row.probabilities[CLASSES[1]] for row in found])
+            return {"share": np.array([row.probabilities[CLASSES[1]] for row in found])}
 
-        return cache(shares)
+        # kept, so that a resumed run does not read the whole pool again for every round it has behind it
+        return cache(lambda split: run.arrays(f"shares/{slot}/{name}-{split}", lambda: predict(split))["share"])
 
     return fit
 

@@ -348,7 +348,10 @@ def test_a_person_labels_and_may_leave_at_any_time(tmp_path: Path, monkeypatch: 
     assert rounds["relevant found"] == 1
 
 
-def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path) -> None:
+def test_label_supervision_is_a_classifier_too(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run replays its rounds without reading a row again."""
     values = write_pool(tmp_path, rows=40) | {"features": "embeddings", "rounds": 2, "classifier": "label-supervision"}
     values |= {"model.base": str(tiny_model), "plan.epochs": 1, "plan.adapt_from_layer": 0}
     (tmp_path / "pool.csv").write_text((tmp_path / "known.csv").read_text())
@@ -357,6 +360,9 @@ def test_label_supervision_is_a_classifier_too(tiny_model: Path, tmp_path: Path)
     assert made == [f"round-{number:03d}" for number in range(len(made))]
     assert made
     before = (folder / "scores.json").read_bytes()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"finished": False}))
+    monkeypatch.setattr("camelid.prediction.predict_with", None)
     methods.resume(folder)
     assert (folder / "scores.json").read_bytes() == before
 
