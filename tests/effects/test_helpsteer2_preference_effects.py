@@ -50,3 +50,16 @@ def test_check_7_tuned() -> None:
     scores = run_or_resume(METHOD, folder, trunk="tuned", forms=["scaled_bt"], from_scratch=False, **values)
     write_table("tuned", folder, scores)
     assert scores["held_out"]["systems"]["ExPO"]["accuracy"]["low"] > 0.5
+
+
+def test_people_on_harmless_answers() -> None:
+    """Pairs of one source, of which the longer answer is the worse one more often than not: little to be seen."""
+    folder = f"{METHOD}-hh-harmless"
+    rows = {"data__train": "hh-harmless", "data__test": "hh-harmless:dev", "forms": ["bt"], "strong": "bt"}
+    scores = run_or_resume(METHOD, folder, max_tokens=512, **rows)
+    systems = {name: found["accuracy"] for name, found in scores["held_out"]["systems"].items()}
+    lines = ["| system | pairs told as people did |", "|---|---|"]
+    lines += [f"| {name} | {span(found)} |" for name, found in systems.items()]
+    write_figures(METHOD, "hh-harmless", "\n".join([*lines, "", "```sh", command_of(folder), "```"]))
+    assert systems["longer answer"]["value"] == pytest.approx(0.435, abs=0.02)
+    assert systems["bt"]["value"] > systems["longer answer"]["high"]
