@@ -55,8 +55,8 @@ def test_check_7_tuned() -> None:
 def test_people_on_harmless_answers() -> None:
     """Pairs of one source, of which the longer answer is the worse one more often than not: little to be seen."""
     folder = f"{METHOD}-hh-harmless"
-    rows = {"data__train": "hh-harmless", "data__test": "hh-harmless:dev", "forms": ["bt"], "strong": "bt"}
-    scores = run_or_resume(METHOD, folder, max_tokens=512, **rows)
+    rows = {"data__ratings": "pandalm-ratings", "data__train": "hh-harmless", "data__test": "hh-harmless:dev"}
+    scores = run_or_resume(METHOD, folder, max_tokens=512, forms=["bt"], strong="bt", **rows)
     systems = {name: found["accuracy"] for name, found in scores["held_out"]["systems"].items()}
     lines = ["| system | pairs told as people did |", "|---|---|"]
     lines += [f"| {name} | {span(found)} |" for name, found in systems.items()]

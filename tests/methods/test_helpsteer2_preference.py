@@ -74,6 +74,20 @@ def recipe_of(chat_model: Path, sources: tuple[Path, Path], **values: Any) -> me
     return methods.resolve("helpsteer2-preference", {name.replace("__", "."): value for name, value in given.items()})
 
 
+def test_a_test_set_of_other_questions_is_measured_whole(
+    chat_model: Path, sources: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Of one that shares prompts with train so many prompts are drawn, and train does without them."""
+    own = [{"prompt": f"How far is inn {n}?", "response_1": "far", "response_2": "near"} for n in range(9)]
+    path = write_jsonl(tmp_path / "own.jsonl", [row | {"preference_strength": 1} for row in own])
+    split = method.read_split(recipe_of(chat_model, sources, data__test=str(path)))
+    assert len(split.test) == 9
+    shared = method.read_split(recipe_of(chat_model, sources, data__test=str(sources[1])))
+    prompts = {row.prompt for row in shared.test}
+    assert len(prompts) == 6
+    assert prompts.isdisjoint(row.prompt for row in (*shared.train, *shared.dev))
+
+
 def value_model(folder: Path, attributes: int = 1) -> ValueModel:
     trunk = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
     torch.manual_seed(0)

@@ -78,7 +78,9 @@ class Rows(recipe.Values):
     )
     missing: Literal["error", "drop"] = Field(default="error", description="what to do with rows that lack a value")
     test_prompts: int = Field(
-        default=50, ge=1, description="hold out the pairs of so many prompts, drawn with the seed"
+        default=50,
+        ge=1,
+        description="hold out the pairs of so many prompts, drawn with the seed; all of a test set that train meets nowhere",
     )
     dev_prompts: int = Field(default=20, ge=1, description="choose alpha on the pairs of so many further prompts")
 
@@ -186,7 +188,9 @@ def read_split(recipe: Recipe) -> Split:
         dropped.update({f"{role}: {why}": count for why, count in left.items()})
     raise_all(problems)
     pairs, draw = found["train"], random.Random(f"{recipe.plan.seed} prompts")
-    test = _draw(found["test"] or pairs, values.test_prompts, draw)
+    asked, known = found["test"], {row.prompt for row in pairs}
+    has_own = bool(asked) and not any(row.prompt in known for row in asked)  # then no row of train is lost to it
+    test = asked if has_own else _draw(asked or pairs, values.test_prompts, draw)
     held = {row.prompt for row in test}
     rest = [row for row in pairs if row.prompt not in held]
     dev = _draw(rest, values.dev_prompts, draw)
