@@ -80,7 +80,7 @@ class Rows(recipe.Values):
     test_prompts: int = Field(
         default=50,
         ge=1,
-        description="hold out the pairs of so many prompts, drawn with the seed; all of a test set that train meets nowhere",
+        description="hold out the pairs of so many prompts, drawn with the seed; all of a test set of others",
     )
     dev_prompts: int = Field(default=20, ge=1, description="choose alpha on the pairs of so many further prompts")
 
