@@ -132,7 +132,7 @@ class Recipe(recipe.Recipe):
         description="M_i (paper), M_0, that of [judge_model], a reward model, or the rule of [form]",
     )
     judge_model: Side = Field(default_factory=Side)
-    reward_model: str = Field(default="", description="folder of a reward model that camelid trained, where it is the judge")
+    reward_model: str = Field(default="", description="folder of a reward model of camelid, where that judges")
     form: Form = Field(default_factory=Form)
     judgements: int = Field(default=3, ge=1, description="J: of a model for each answer (paper: not told; SR: 3)")
     judge_temperature: float = Field(default=0.7, ge=0, description="of judgements (paper: not told)")
