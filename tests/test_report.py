@@ -572,6 +572,19 @@ def test_an_unknown_entry_becomes_a_plain_table(tmp_path: Path, entry: Any) -> N
         assert " ".join(text.split()) == "win_rate 0.5 (0.25 to 0.75) judge by rule deep.er [1, 2] none –"
 
 
+def test_parts_with_the_same_names_are_rows_and_columns(tmp_path: Path) -> None:
+    """The fewer names stand on top; parts within parts are listed."""
+    folder = label_run(tmp_path / "run")
+    scores = json.loads((folder / "scores.json").read_text())
+    part = {"a": span(0.5, 0.25, 0.75), "b": 3, "c": {}}
+    deep = {"near": {"x": {"y": 1}}, "far": {"x": {"y": 2}}}
+    (folder / "scores.json").write_text(json.dumps({"by": {"near": part, "far": part}, "deep": deep, **scores}))
+    _, page = read_page(folder)
+    text = page.under(**{"aria-label": "scores of by"})
+    assert " ".join(text.split()) == "near far a 0.5 (0.25 to 0.75) 0.5 (0.25 to 0.75) b 3 3 c {} {}"
+    assert " ".join(page.under(**{"aria-label": "scores of deep"}).split()) == "near.x.y 1 far.x.y 2"
+
+
 def test_dark_mode_has_every_variable_and_plots_use_them(tmp_path: Path) -> None:
     html, _ = read_page(label_run(tmp_path / "run"))
     style = html[html.index("<style>") : html.index("</style>")]

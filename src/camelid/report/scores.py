@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ FOLD = 20  # more classes than this are shown by their extremes first
 SEEDS, CURVES, LEADERBOARD, PAIRWISE = "seeds", "curves", "leaderboard", "pairwise"
 SPREAD, JURIES = "spread", "juries"
 ENDS = {"value", "low", "high"}
+MOST_COLUMNS = 6  # of a plain table
 
 
 class Interval(BaseModel):
@@ -211,8 +212,17 @@ class Juries(BaseModel):
 
 
 @dataclass(frozen=True)
+class Plain:
+    """An entry the report does not understand: lines of a name and its values, which stand under `columns` if any."""
+
+    name: str
+    columns: list[str]
+    lines: list[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
 class Entries:
-    """What scores.json holds; `plain` is (name, lines of a table) of entries the report does not understand."""
+    """What scores.json holds."""
 
     comparisons: list[Comparison]
     seeds: Seeds | None
@@ -221,7 +231,7 @@ class Entries:
     pairwise: Pairwise | None
     spread: Spread | None
     juries: Juries | None
-    plain: list[tuple[str, list[tuple[str, str]]]]
+    plain: list[Plain]
 
 
 def read_entries(scores: Mapping[str, Any]) -> Entries:
@@ -238,8 +248,33 @@ def read_entries(scores: Mapping[str, Any]) -> Entries:
             else:
                 comparisons.append(Comparison.model_validate({**entry, "name": name}))
         except (ValidationError, TypeError):
-            plain.append((name, list(list_values(entry))))
+            plain.append(lay_out(name, entry))
     return Entries(comparisons, **single, plain=plain)
+
+
+def lay_out(name: str, entry: Any) -> Plain:
+    """A table of rows and columns where every part of the entry holds the same names, the fewer of them on top."""
+    parts = list(entry.values()) if isinstance(entry, Mapping) else []
+    is_grid = len(parts) > 1 and all(isinstance(part, Mapping) and part.keys() == parts[0].keys() for part in parts)
+    if not is_grid or min(len(parts), len(parts[0])) > MOST_COLUMNS or any(map(_is_inside, _cells(parts))):
+        return Plain(name, [], [(path, [value]) for path, value in list_values(entry)])
+    table = {str(row): {str(key): value for key, value in part.items()} for row, part in entry.items()}
+    if len(parts) < len(parts[0]):
+        table = {key: {row: part[key] for row, part in table.items()} for key in next(iter(table.values()))}
+    columns = list(next(iter(table.values())))
+    return Plain(name, columns, [(row, [_show(part[key]) for key in columns]) for row, part in table.items()])
+
+
+def _cells(parts: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    return (value for part in parts for value in part.values())
+
+
+def _is_inside(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and set(value) != ENDS
+
+
+def _show(value: Any) -> str:
+    return next(list_values(value))[1]
 
 
 def list_values(entry: Any, path: str = "") -> Iterator[tuple[str, str]]:
