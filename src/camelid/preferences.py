@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from camelid.batches import EpochBatches, sorted_batches
 from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends, encode_all
 from camelid.errors import UserError
 from camelid.logprobs import answer_logprobs
+from camelid.metrics import SEED, Draws, interval, resampled_mean
 from camelid.prediction import BATCH_TOKENS
 from camelid.processes import count_processes
 from camelid.progress import track
@@ -117,6 +118,42 @@ def prefer(row_id: str, values: Sequence[float], seed: int) -> Predicted:
     """
     turned = random.Random(f"{seed} order {row_id}").random() < 0.5
     return Predicted(row_id, ORDER[turned], ORDER[find_best(values[::-1] if turned else values)], {})
+
+
+def accuracy_by(
+    groups: Mapping[str, Sequence[int]], values: Mapping[str, Sequence[Sequence[float]]]
+) -> dict[str, dict[str, Any]]:
+    """How often each system prefers the better answer, which is given first, with its interval; ties count half.
+
+    `groups` are places of pairs by name, to which their number is added; `values` are pairs of numbers by system.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for group, places in groups.items():
+        margin_SP = np.array([[pairs[at][0] - pairs[at][1] for at in places] for pairs in values.values()])
+        right_SP = np.sign(margin_SP) / 2 + 0.5
+        draws = Draws(len(places), SEED)
+        found[f"{group} ({len(places)} pairs)"] = {
+            system: interval(float(right_P.mean()), resampled_mean(right_P, draws)).as_dict()
+            for system, right_P in zip(values, right_SP, strict=True)
+        }
+    return found
+
+
+def by_margin(values: Sequence[Sequence[float]]) -> dict[str, list[int]]:
+    """The places of the pairs in three parts of one size, by how far apart their two values are."""
+    order = sorted(range(len(values)), key=lambda at: abs(values[at][0] - values[at][1]))
+    names = ("small margin", "middle margin", "large margin")
+    return {name: part.tolist() for name, part in zip(names, np.array_split(order, 3), strict=True) if len(part)}
+
+
+def by_length(rows: Sequence[Preference]) -> dict[str, list[int]]:
+    """The places of the pairs by whether the better answer has more characters than the other."""
+    found: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        sign = np.sign(len(row.chosen) - len(row.rejected))
+        name = {1: "better one longer", 0: "same length", -1: "better one shorter"}[int(sign)]
+        found.setdefault(name, []).append(place)
+    return dict(sorted(found.items()))
 
 
 def find_best(values: Sequence[float]) -> int:

@@ -401,3 +401,18 @@ def test_fields_that_contradict_each_other() -> None:
     said = " ".join(error.what for error in raised.value.all())
     assert "does not settle" in said
     assert "frozen" in said
+
+
+def test_neighbours_without_what_all_rows_differ_in_most() -> None:
+    """Six directions vary most and say nothing of the label: without them neighbours have the same one."""
+    draw = np.random.default_rng(0)
+    gold_N = np.arange(400) % 2
+    numbers_ND = draw.normal(size=(400, 10)) * [3] * 10
+    numbers_ND[:, 6:] = gold_N[:, None] + 0.2 * draw.normal(size=(400, 4))
+    numbers_ND = numbers_ND @ np.linalg.qr(draw.normal(size=(10, 10)))[0]  # else scaling makes all alike
+    share = {}
+    for without in (0, 6):
+        first_E, second_E, kernel_E = method.connect(numbers_ND, 5, 2.0, without=without)
+        share[without] = (gold_N[first_E] == gold_N[second_E]).mean()
+        assert len(kernel_E) == len(first_E)
+    assert share[0] < 0.75 < 0.9 < share[6]

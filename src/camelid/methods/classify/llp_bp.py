@@ -73,6 +73,11 @@ class Recipe(recipe.Recipe):
     max_tokens: int = Field(default=128, ge=1, description="longer texts are cut at their end")
     neighbours: int = Field(default=5, ge=1, description="k: nearest rows that are expected to have the same label")
     delta: float = Field(default=2.0, gt=0, le=2, description="cosine distance below which a neighbour counts (2: all)")
+    without: int = Field(
+        default=0,
+        ge=0,
+        description="leading principal components that covariates lose; those of texts tell style (paper: 0)",
+    )
     length_scale: float | None = Field(
         default=None, gt=0, description="of the kernel; the median distance of neighbours when absent (paper: 1)"
     )
@@ -192,7 +197,9 @@ def describe(recipe: Recipe, rows: Sequence[Member], base: str | None = None) ->
 
 def believe(recipe: Recipe, bags: Sequence[Bag], covariates_ND: Any) -> dict[str, Any]:
     """Steps 1 to 3: log-odds by member, and facts about graph and convergence."""
-    first_E, second_E, kernel_E = connect(covariates_ND, recipe.neighbours, recipe.delta, recipe.length_scale)
+    first_E, second_E, kernel_E = connect(
+        covariates_ND, recipe.neighbours, recipe.delta, recipe.length_scale, recipe.without
+    )
     theta_N, pairs, groups = write_gibbs(
         bags, first_E, second_E, kernel_E, recipe.lambda_b, recipe.lambda_s, recipe.factors
     )
@@ -204,16 +211,22 @@ def believe(recipe: Recipe, bags: Sequence[Bag], covariates_ND: Any) -> dict[str
     return {"log_odds": found.log_odds_N, "facts": np.array(facts), "trace": np.array(found.trace)}
 
 
-def connect(covariates_ND: Any, neighbours: int, delta: float, length: float | None = None) -> tuple[Any, Any, Floats]:
+def connect(
+    covariates_ND: Any, neighbours: int, delta: float, length: float | None = None, without: int = 0
+) -> tuple[Any, Any, Floats]:
     """(first, second, K) of each pair of neighbours, first < second, once: Matern-1/2 of this length scale.
 
-    Without a `length` it is the median distance of neighbours, so that K is e^-1 for half of them and more.
+    Without a `length` it is the median distance of neighbours, so that K is e^-1 for half of them and more. Covariates
+    are scaled to one variance, and lose their `without` leading principal components (Mu and Viswanath, 2018).
     """
     from sklearn.neighbors import NearestNeighbors
 
     centred_ND = np.asarray(covariates_ND, dtype=np.float64) - np.mean(covariates_ND, axis=0, dtype=np.float64)
     std_D = centred_ND.std(axis=0)
     scaled_ND = centred_ND / np.where(std_D > 0, std_D, 1.0)
+    if without:
+        leading_CD = np.linalg.eigh(scaled_ND.T @ scaled_ND)[1][:, ::-1][:, :without].T
+        scaled_ND = scaled_ND - scaled_ND @ leading_CD.T @ leading_CD
     unit_ND = scaled_ND / np.maximum(np.linalg.norm(scaled_ND, axis=1, keepdims=True), 1e-12)
     near = NearestNeighbors(n_neighbors=min(neighbours + 1, len(unit_ND))).fit(unit_ND)
     distance_NK, index_NK = near.kneighbors(unit_ND)  # of unit vectors: sqrt(2 (1 - cosine))

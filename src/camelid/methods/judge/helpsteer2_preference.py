@@ -375,7 +375,7 @@ def rewards_of(study: Study, name: str, folder: Path) -> Any:
 
 
 def measure_accuracy(recipe: Recipe, run: Run, test: Sequence[Preference], rewards: dict[str, Any]) -> None:
-    """Who wins, by system; by the strength of the preference; and how rewards go with length."""
+    """Who wins, by system; by the strength of the preference, by margin and length; and how rewards go with length."""
     values = {name: found.tolist() for name, found in rewards.items()}
     values[LONGER] = [[float(len(row.chosen)), float(len(row.rejected))] for row in test]
     systems: dict[str, list[Predicted]] = {
@@ -399,26 +399,22 @@ def measure_accuracy(recipe: Recipe, run: Run, test: Sequence[Preference], rewar
     )
     groups = dict(zip(("preferred", "other"), map(list, zip(*values[EXPO], strict=True)), strict=True))
     run.scores("spread", lambda: {"of": "reward", "units": "answers", "groups": groups})
-    run.scores("strength", lambda: by_strength(test, values))
-    run.scores("length", lambda: by_length(test, values[EXPO]))
+    run.scores("strength", lambda: preferences.accuracy_by(by_strength(test), values))
+    run.scores("margin", lambda: preferences.accuracy_by(preferences.by_margin(values[EXPO]), values))
+    run.scores("longer", lambda: preferences.accuracy_by(preferences.by_length(test), values))
+    run.scores("length", lambda: correlate_length(test, values[EXPO]))
 
 
-def by_strength(test: Sequence[Preference], values: dict[str, list[list[float]]]) -> dict[str, Any]:
-    """Accuracy with its interval by the strength of the preference, ties counting half."""
-    found: dict[str, Any] = {}
-    for strength in sorted({row.strength for row in test}):
-        places = [place for place, row in enumerate(test) if row.strength == strength]
-        draws = metrics.Draws(len(places), metrics.SEED)
-        name = f"{STRENGTHS.get(strength, f'strength {strength:g}')} ({len(places)} pairs)"
-        found[name] = {}
-        for system, pairs in values.items():
-            right_N = np.array([np.sign(pairs[place][0] - pairs[place][1]) / 2 + 0.5 for place in places])
-            interval = metrics.interval(float(right_N.mean()), metrics.resampled_mean(right_N, draws))
-            found[name][system] = interval.as_dict()
+def by_strength(test: Sequence[Preference]) -> dict[str, list[int]]:
+    """The places of the pairs by how strong the preference is."""
+    found: dict[str, list[int]] = {}
+    for place in sorted(range(len(test)), key=lambda place: test[place].strength):
+        strength = test[place].strength
+        found.setdefault(STRENGTHS.get(strength, f"strength {strength:g}"), []).append(place)
     return found
 
 
-def by_length(test: Sequence[Preference], rewards: list[list[float]]) -> dict[str, Any]:
+def correlate_length(test: Sequence[Preference], rewards: list[list[float]]) -> dict[str, Any]:
     """Pearson's correlation of an answer's reward with its characters; pairs are resampled."""
     reward_P2 = np.array(rewards)
     length_P2 = np.array([[len(row.chosen), len(row.rejected)] for row in test], dtype=float)
