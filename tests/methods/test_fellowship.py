@@ -711,6 +711,8 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "infinite": (judgements(score_1=math.inf), "score_1 is not finite"),
     "below": (judgements(score_1=-2), "score_1 is below 0"),
     "pick": ([{"response": "", "pick": "D"}] * 12, "holds none of A, B and C"),
+    "idx": ([row | {"idx": 11 - n} for n, row in enumerate(judgements())], "not in the order of their idx"),
+    "id": ([row | {"id": str(n % 12 + 1)} for n, row in enumerate(judgements(), 3)], "not in the order of their id"),
 }
 
 
@@ -749,6 +751,16 @@ def test_files_of_judges_in_every_form(tmp_path: Path) -> None:
     done = invoke("check", "fellowship", "--data", write_pairs(tmp_path), "--annotations", bare)
     assert done.exit_code == 0, done.output
     assert "notes.jsonl holds no judgements and is not read" in " ".join(done.output.split())
+
+
+def test_other_numbers_of_rows_are_no_order(tmp_path: Path) -> None:
+    """Numbers in order from 0 or 1, those of something else, and ids that are words are all let through."""
+    for number, ids in enumerate(
+        (range(12), range(1, 13), [7, 7, 5] * 4, [900 - n for n in range(12)], "lkjihgfedcba")
+    ):
+        rows = [row | {"id": each} for row, each in zip(judgements(), ids)]
+        pairs = [contest(place) for place in range(12)]
+        assert len(read_file(write_judge(tmp_path, f"judge-{number}", rows), pairs)) == 12
 
 
 def test_failures_in_files_follow_the_policy(tmp_path: Path) -> None:

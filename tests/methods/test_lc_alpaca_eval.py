@@ -494,6 +494,10 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "missing rows": ([line for line in lines() if line["index"] not in (7, 9)], "missing, those with index 7, 9"),
     "first row missing": (lines()[1:], "rows are missing, those with index 0"),
     "order": (lines()[::-1], "not in the order of their index"),
+    "order of ids": (
+        [{("idx" if name == "index" else name): value for name, value in line.items()} for line in lines()[::-1]],
+        "not in the order of their idx",
+    ),
     "twice": (change(lines(), 8, index=7), "index 7 stands in 2 rows"),
     "index of text": (change(lines(), 8, index="8"), "an index is no whole number"),
     "columns": ([{"pref": 1, "len": 2}], "has the columns pref, len"),
