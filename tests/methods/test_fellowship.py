@@ -216,6 +216,9 @@ def test_check_5_other_scales() -> None:
 @pytest.mark.parametrize(("text", "letter"), [
     ("### Answer:\nA", "first"), ("### Answer: [[B]]", "second"), ("### answer:\n**C**", "tie"),
     ("### Answer: Assistant B", "second"), ("### Answer: A\n### Answer: B", "first"),
+    ("### Answer: A, as B is wrong", "first"), ("### Answer: A tie", ""), ("### Answer:\na draw", ""),
+    ("### Answer: A and B are level", ""), ("### Answer: A/B", ""), ("### Answer: **A** or **B**", ""),
+    ("### Answer: A tie\n### Answer: C", "tie"),
     ("A is better", ""), ("### Answer: both", ""), ("### Answer: Absolutely A", ""),
 ])  # fmt: skip
 def test_letters(text: str, letter: str) -> None:
