@@ -287,6 +287,26 @@ def test_the_length_feature_by_hand() -> None:
     assert lc.length_feature(np.array([10.0, -20.0])) == pytest.approx([math.tanh(0.4714045), math.tanh(-0.942809)])
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_in_which_all_lengths_are_equal() -> None:
+    """One of 40 outputs has a length of its own, so that (39/40)^40 = 36 % of the draws have none: each is fitted to
+    the rate of its own rows, as if length did not exist."""
+    assert lc.length_feature(np.array([7.0, 7, 7])).tolist() == [0, 0, 0]
+    rng = np.random.default_rng(0)
+    rows = [Compared(str(n), "", n, 1.4 + 0.6 * rng.random(), 100, 105 if n == 3 else 100, "m", "b") for n in range(40)]
+
+    class Kept:
+        def arrays(self, name: str, make: Any) -> Any:
+            return make()
+
+    recipe, given = methods.resolve("lc-alpaca-eval", {}), lc.Given(np.zeros(40), np.zeros((0, 3)), np.zeros(0))
+    draws, fit = Draws(40, SEED, 100), lc.fit_model(recipe, rows, given)
+    weights_R3 = lc.resample(recipe, Kept(), rows, given, fit, draws)
+    plain = [place for place, draw in enumerate(draws) if 3 not in draw]
+    assert len(plain) > 20
+    assert len({weights_R3[place, 2] for place in plain}) > 20
+
+
 def test_wins_and_lengths_of_rows() -> None:
     """0 is a tie of old; a null is dropped from the fit, and its length still counts for the unit of length."""
     rows = [

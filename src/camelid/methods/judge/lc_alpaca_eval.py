@@ -245,8 +245,12 @@ def boards_of(recipe: Recipe) -> dict[str, list[Compared]]:
 
 
 def length_feature(difference_N: Floats) -> Floats:
-    """t = tanh(D / std(D)), where D is the baseline's length minus the model's; not centred."""
-    return np.tanh(difference_N / np.std(difference_N, ddof=1))
+    """t = tanh(D / std(D)), where D is the baseline's length minus the model's; not centred.
+
+    Where all D are equal, as in some draw of instructions, length tells nothing: t is 0.
+    """
+    spread = np.std(difference_N, ddof=1)
+    return np.tanh(difference_N / spread) if spread > 0 else np.zeros(len(difference_N))
 
 
 @dataclass(frozen=True)
