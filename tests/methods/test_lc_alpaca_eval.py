@@ -718,6 +718,20 @@ def test_equal_outputs_are_ties_and_nobody_is_asked(judged_by: Any, tmp_path: Pa
     assert found[39] == 1.5
 
 
+def test_equal_outputs_are_no_pairs_for_length_control(tmp_path: Path) -> None:
+    ours, _ = write_outputs(tmp_path)
+    rows = [json.loads(line) for line in ours.read_text().splitlines()]
+    for count, code in ((29, 2), (30, 0)):
+        base = [row | {"output": row["output"] + " more"} if n < count else row for n, row in enumerate(rows)]
+        write_jsonl(tmp_path / "base.jsonl", base)
+        done = invoke("check", "lc-alpaca-eval", "--data", ours, "--against", tmp_path / "base.jsonl")
+        assert done.exit_code == code, done.output
+    assert "10 of them of equal outputs" in done.output
+    write_jsonl(tmp_path / "base.jsonl", [rows[0] | {"output": "other"}, *rows[1:]])
+    done = invoke("check", "lc-alpaca-eval", "--data", ours, "--against", tmp_path / "base.jsonl")
+    assert "differ in 1 outputs, and length control needs 30" in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize(("judge", "words"), [
     (of_places, "the judge preferred the output shown first in all 40 comparisons"),
     (even, "all 40 preferences are 1.5, a tie"),

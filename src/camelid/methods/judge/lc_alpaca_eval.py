@@ -187,8 +187,12 @@ def pairs_of(recipe: Recipe) -> list[Pair]:
         Path(values.train), Path(recipe.against), values.instruction, values.output, keep_empty=values.empty == "keep"
     )
     check_count(values.train, len(pairs), LEAST)
-    if all(pair.first == pair.second for pair in pairs):
+    different = sum(pair.first != pair.second for pair in pairs)
+    if not different:
         raise UserError(f"{values.train} and {recipe.against} hold the same outputs", "There is nothing to judge.")
+    if different < LEAST:
+        what = f"{values.train} and {recipe.against} differ in {different} outputs, and length control needs {LEAST}"
+        raise UserError(what, "Equal outputs are ties that tell nothing of length: compare more instructions.")
     return pairs
 
 
