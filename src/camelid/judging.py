@@ -18,6 +18,7 @@ from camelid.sampling import GREEDY
 from camelid.verdicts import FAILED, FIRST, PICK, SCORES, SECOND, TIE, turn_verdict
 
 AskAgain = Callable[[Sequence[str], str], str]  # the words for what is missing: headings, and the form behind them
+NOT_ALONE = r"(?![\s*_]*(?:tie\b|draw\b|(?:and|or|&|/|,)[\s*_]*(?:assistant\s+|response\s+)?[abc]\b))"
 LETTERS = {"a": FIRST, "b": SECOND, "c": TIE}
 
 
@@ -34,8 +35,11 @@ def find_score(text: str, heading: str, scale: int, *, strict: bool = False) -> 
 
 
 def find_letter(text: str, heading: str) -> str:
-    """The first letter A, B or C right behind a heading as the verdict on what was shown, "" where there is none."""
-    pattern = rf"#+\s*{re.escape(heading.lower())}\s*:?[\s*_\[(]*(?:(?:assistant|response)\s+)?([abc])\b"
+    """The first letter A, B or C right behind a heading as the verdict on what was shown, "" where there is none.
+
+    "A tie" is no letter, nor is "A and B" or "A/B".
+    """
+    pattern = rf"#+\s*{re.escape(heading.lower())}\s*:?[\s*_\[(]*(?:(?:assistant|response)\s+)?([abc])\b{NOT_ALONE}"
     found = re.search(pattern, text.lower())
     return LETTERS[found[1]] if found else ""
 

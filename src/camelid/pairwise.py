@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from camelid.data.columns import Problem, Problems, is_missing, text_in
+from camelid.data.columns import ORDERS, Problem, Problems, find_disorder, is_missing, text_in
 from camelid.data.formats import kind_of, read_records
 from camelid.errors import UserError, raise_all
 from camelid.metrics import Floats
@@ -30,6 +30,7 @@ NAMES = {"baseline": ("generator_1", "baseline"), "model": ("generator_2", "mode
 WANTED = "preference with length_baseline and length_model, or preference with output_1 and output_2"
 TIE = 1.5
 SHOWN = 5  # indices that a message names
+SORT = "Sort them: instructions go by place."
 CORRECT = "Correct these rows, or remove them."
 
 
@@ -214,11 +215,12 @@ def warn_of(found: Mapping[str, Sequence[Compared]], lengths: Sequence[Any] = ()
 
 
 def _read_annotations(path: Path, baseline: str) -> list[Compared]:
-    problems, rows, indices, columns = Problems(str(path)), [], [], {}
+    problems, rows, indices, columns, marks = Problems(str(path)), [], [], {}, []
     for number, (origin, values) in enumerate(read_records(path)):
         columns |= dict.fromkeys(values)
         row = _convert(number, origin, values, path.stem, baseline)
         indices.append(values.get("index"))
+        marks.append({name: values.get(name) for name in ORDERS})
         problems.add(row, origin) if isinstance(row, Problem) else rows.append(row)
     if "preference" not in columns or not any(set(pair) <= set(columns) for pair in (LENGTHS, OUTPUTS)):
         raise UserError(f"{path} has the columns {', '.join(map(str, columns))}", f"An annotation file has {WANTED}.")
@@ -226,6 +228,8 @@ def _read_annotations(path: Path, baseline: str) -> list[Compared]:
     if not rows:
         raise UserError(f"{path} has no rows", f"An annotation file has {WANTED}.")
     _check_order(path, indices)
+    if column := find_disorder(marks):
+        raise UserError(f"{path}: the rows are not in the order of their {column}", SORT)
     for name, kind in (("model", "generator_2"), ("baseline", "generator_1"), ("annotator", "annotator")):
         if len(several := sorted({getattr(row, name) for row in rows})) > 1:
             what = f"{path} has several values of {kind}: {', '.join(several)}"
@@ -296,7 +300,7 @@ def _check_order(path: Path, indices: Sequence[Any]) -> None:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         what = f"{path}: rows are missing, those with index {', '.join(map(str, missing[:SHOWN]))}{more}"
         raise UserError(what, "Put them in; a null preference is left out of the fit and kept in the prediction.")
-    raise UserError(f"{path}: the rows are not in the order of their index", "Sort them: instructions go by place.")
+    raise UserError(f"{path}: the rows are not in the order of their index", SORT)
 
 
 def _check_alike(found: Mapping[str, Sequence[Compared]]) -> None:

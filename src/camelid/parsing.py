@@ -32,9 +32,9 @@ Parser = Callable[[str], Parsed]
 OPENING = 400  # characters in which a reply that declines says so
 # a minus sign behind a letter or digit is a hyphen ("Topic-2") or a range ("1-5"); a point in an ellipsis is none
 _NUMBER = re.compile(r"(?P<minus>(?<!\w)[-−])?(?P<size>(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][-+]?\d+)?)")
-# behind a score: the scale it is on, or signs that it is not the whole of what was said (8,5 or 7-8)
+# behind a score: the scale it is on, or signs that it is not the whole of what was said (8,5 or 7-8 or 1+1+1)
 _SCALE = re.compile(r"\s*(?:/|out of)\s*(?P<high>\d+(?:\.\d+)?)", re.IGNORECASE)
-_GOES_ON = re.compile(r"[.,]\d|\s*(?:[-–—]|\bto\b|\bor\b)\s*\.?\d", re.IGNORECASE)
+_GOES_ON = re.compile(r"[.,]\d|\s*(?:[-–—+]|\bto\b|\bor\b)\s*\.?\d", re.IGNORECASE)
 _OBJECT = re.compile(r"\{(?=\s*[\"}])")
 _VERDICTS = (
     re.compile(r"\[\[\s*(a|b|tie)\s*\]\]", re.IGNORECASE),

@@ -1,7 +1,8 @@
 """Which of two answers is better: verdicts from scores and letters, juries, both orders, files of judgements.
 
 A verdict is "first", "second" or "tie", always of the answers as the row has them, whatever was shown first. A file of
-judgements (.json list or .jsonl) has a row for each pair, in their order, with `response` and either `score_1` and
+judgements (.json list or .jsonl) has a row for each pair, in their order (columns `index`, `idx` and `id` that number
+the rows otherwise make it refused), with `response` and either `score_1` and
 `score_2`, -1 where none could be read, or `pick`; `turns_to_answer` is read where it is there, other columns not.
 """
 
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from camelid.agreement import majority_vote
-from camelid.data.columns import Problem, Problems, verdict_in
+from camelid.data.columns import ORDERS, Problem, Problems, find_disorder, verdict_in
 from camelid.data.formats import kind_of, read_records
 from camelid.errors import UserError, raise_all
 from camelid.metrics import SEED, Draws, interval, resampled_mean
@@ -194,11 +195,13 @@ def find_judges(source: str | Sequence[str]) -> tuple[dict[str, Path], list[str]
 def read_judge(path: Path, rows: Sequence[Any]) -> list[Judged]:
     """The judgements of one file beside the rows they are of, which go by place.
 
-    Raises UserError with every problem: columns, values, and another number of rows than there are pairs.
+    Raises UserError with every problem: columns, values, another number of rows than there are pairs, and rows that a
+    column numbers in another order (`find_disorder`).
     """
-    problems, found, columns = Problems(str(path)), [], {}
+    problems, found, columns, marks = Problems(str(path)), [], {}, []
     for number, (origin, values) in enumerate(read_records(path)):
         columns |= dict.fromkeys(values)
+        marks.append({name: values.get(name) for name in ORDERS})
         value = _value_in(values)
         row_id = rows[number].id if number < len(rows) else str(number)
         if isinstance(value, Problem):
@@ -215,6 +218,11 @@ def read_judge(path: Path, rows: Sequence[Any]) -> list[Judged]:
     if len(found) != len(rows):
         what = f"{path} has {len(found):,} judgements, and there are {len(rows):,} pairs"
         raise UserError(what, "Judgements go by the place of the row: give one for each pair, in their order.")
+    if column := find_disorder(marks):
+        what = f"{path}: the rows are not in the order of their {column}"
+        raise UserError(
+            what, "Judgements go by place: sort them, or leave that column out where they stand as the pairs do."
+        )
     return found
 
 
@@ -248,7 +256,8 @@ def _value_in(values: Mapping[str, Any]) -> dict[str, Any] | Problem:
     for name in SCORES:
         score = values.get(name)
         if not isinstance(score, int | float) or isinstance(score, bool):
-            return Problem(f"{name} is {kind_of(score)}, not a number", "Write -1 where no score could be read.")
+            fix = "Write scores as numbers, such as 8.5, and -1 where none could be read."
+            return Problem(f"{name} is {kind_of(score)}, not a number", fix)
         if not math.isfinite(score):
             return Problem(f"{name} is not finite", "Write -1 where no score could be read.")
         if score < 0 and score != FAILED:

@@ -216,6 +216,9 @@ def test_check_5_other_scales() -> None:
 @pytest.mark.parametrize(("text", "letter"), [
     ("### Answer:\nA", "first"), ("### Answer: [[B]]", "second"), ("### answer:\n**C**", "tie"),
     ("### Answer: Assistant B", "second"), ("### Answer: A\n### Answer: B", "first"),
+    ("### Answer: A, as B is wrong", "first"), ("### Answer: A tie", ""), ("### Answer:\na draw", ""),
+    ("### Answer: A and B are level", ""), ("### Answer: A/B", ""), ("### Answer: **A** or **B**", ""),
+    ("### Answer: A tie\n### Answer: C", "tie"),
     ("A is better", ""), ("### Answer: both", ""), ("### Answer: Absolutely A", ""),
 ])  # fmt: skip
 def test_letters(text: str, letter: str) -> None:
@@ -532,6 +535,46 @@ def answer_in_turn(request: Request) -> str:
     return f"step {step} of question {number} {((3, 5, 8), (6, 4, 4))[number % 2][step]}"
 
 
+def ask_loop(folder: Path, *options: object, voices: dict[str, Any], count: int = 4) -> Any:
+    asked = write_jsonl(folder / "asked.jsonl", [{"prompt": f"question {n}"} for n in range(count)])
+    return invoke(
+        "run", "fellowship", "--data", "", "--prompts", asked, "--model", "own", "--set", f"voices={_inline(voices)}",
+        "--reviewers", '["r"]', "--evaluator", "j", *options, "--out", folder / "run",
+    )  # fmt: skip
+
+
+def test_an_evaluator_that_cannot_be_read_is_told(tmp_path: Path, cast: Any) -> None:
+    """Two further turns each, nothing read: all ties, which would look like a rate of 0 that somebody measured."""
+    cast(own=answer_in_turn, reviewer=lambda request: "more", judge=lambda request: "both are nice",
+         single=lambda request: "alone 6")  # fmt: skip
+    done = ask_loop(tmp_path, "--baselines", '["alone"]', voices=VOICES)
+    assert done.exit_code == 0, done.output
+    scores = scores_of(tmp_path / "run")
+    assert scores["loops"]["evaluator"] == {"value": 8, "not read": 8, "further turns": 16}
+    assert scores["against alone"]["evaluator"] == {"value": 4, "not read": 4, "further turns": 8}
+    assert "evaluator.not read" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["loop", "feedback"])
+def test_a_baseline_may_have_any_name(name: str, tmp_path: Path, cast: Any) -> None:
+    """The stages of the loop are its own, whatever voices are called."""
+    made = cast(own=answer_in_turn, reviewer=lambda request: "more", judge=by_quality, single=lambda request: "alone 6")
+    voices = {"r": VOICES["r"], "j": VOICES["j"], name: VOICES["alone"]}
+    done = ask_loop(tmp_path, "--baselines", f'["{name}"]', "--feedback-samples", 2, voices=voices)
+    assert done.exit_code == 0, done.output
+    assert len(made["single"].asked) == 4
+    assert scores_of(tmp_path / "run")[f"against {name}"]["wins"] == 2
+
+
+def test_a_judge_may_be_called_as_another_one_swapped(tmp_path: Path, cast: Any) -> None:
+    cast(own=by_quality, other=lambda request: form(9, 1))
+    voices = _inline({"x": {"base": "own"}, "x-swapped": {"base": "other"}})
+    done = run_pairs(tmp_path, "--judges", '["x", "x-swapped"]', "--order", "both", "--set", f"voices={voices}")
+    assert done.exit_code == 0, done.output
+    orders = scores_of(tmp_path / "run")["orders"]
+    assert [orders[name]["inconsistent"]["value"] for name in ("x", "x-swapped")] == [0, 1]
+
+
 VOICES = {"r": {"base": "reviewer"}, "j": {"base": "judge"}, "alone": {"base": "single"}}
 
 
@@ -711,6 +754,8 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "infinite": (judgements(score_1=math.inf), "score_1 is not finite"),
     "below": (judgements(score_1=-2), "score_1 is below 0"),
     "pick": ([{"response": "", "pick": "D"}] * 12, "holds none of A, B and C"),
+    "idx": ([row | {"idx": 11 - n} for n, row in enumerate(judgements())], "not in the order of their idx"),
+    "id": ([row | {"id": str(n % 12 + 1)} for n, row in enumerate(judgements(), 3)], "not in the order of their id"),
 }
 
 
@@ -749,6 +794,16 @@ def test_files_of_judges_in_every_form(tmp_path: Path) -> None:
     done = invoke("check", "fellowship", "--data", write_pairs(tmp_path), "--annotations", bare)
     assert done.exit_code == 0, done.output
     assert "notes.jsonl holds no judgements and is not read" in " ".join(done.output.split())
+
+
+def test_other_numbers_of_rows_are_no_order(tmp_path: Path) -> None:
+    """Numbers in order from 0 or 1, those of something else, and ids that are words are all let through."""
+    for number, ids in enumerate(
+        (range(12), range(1, 13), [7, 7, 5] * 4, [900 - n for n in range(12)], "lkjihgfedcba")
+    ):
+        rows = [row | {"id": each} for row, each in zip(judgements(), ids)]
+        pairs = [contest(place) for place in range(12)]
+        assert len(read_file(write_judge(tmp_path, f"judge-{number}", rows), pairs)) == 12
 
 
 def test_failures_in_files_follow_the_policy(tmp_path: Path) -> None:
@@ -794,6 +849,16 @@ def test_people_that_always_say_the_same_are_refused(tmp_path: Path) -> None:
     done = invoke("check", "fellowship", "--data", path, "--judges", '["model"]')
     assert done.exit_code == 2
     assert "people said tie of all 5 pairs" in done.output
+
+
+def test_the_first_pairs_must_differ_too(tmp_path: Path) -> None:
+    """Before any judge is asked: of the first five pairs people said the same, of all twelve they did not."""
+    rows = [{"question": "q", "first": "a", "second": "b", "verdict": "A" if n < 5 else "B"} for n in range(12)]
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    done = invoke("check", "fellowship", "--data", path, "--judges", '["model"]', "--items", 5)
+    assert done.exit_code == 2
+    assert "people said first of all 5 pairs" in done.output
+    assert invoke("check", "fellowship", "--data", path, "--judges", '["model"]', "--items", 6).exit_code == 0
 
 
 def test_files_of_one_s_own(tmp_path: Path) -> None:

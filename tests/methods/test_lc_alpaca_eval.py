@@ -287,6 +287,26 @@ def test_the_length_feature_by_hand() -> None:
     assert lc.length_feature(np.array([10.0, -20.0])) == pytest.approx([math.tanh(0.4714045), math.tanh(-0.942809)])
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_in_which_all_lengths_are_equal() -> None:
+    """One of 40 outputs has a length of its own, so that (39/40)^40 = 36 % of the draws have none: each is fitted to
+    the rate of its own rows, as if length did not exist."""
+    assert lc.length_feature(np.array([7.0, 7, 7])).tolist() == [0, 0, 0]
+    rng = np.random.default_rng(0)
+    rows = [Compared(str(n), "", n, 1.4 + 0.6 * rng.random(), 100, 105 if n == 3 else 100, "m", "b") for n in range(40)]
+
+    class Kept:
+        def arrays(self, name: str, make: Any) -> Any:
+            return make()
+
+    recipe, given = methods.resolve("lc-alpaca-eval", {}), lc.Given(np.zeros(40), np.zeros((0, 3)), np.zeros(0))
+    draws, fit = Draws(40, SEED, 100), lc.fit_model(recipe, rows, given)
+    weights_R3 = lc.resample(recipe, Kept(), rows, given, fit, draws)
+    plain = [place for place, draw in enumerate(draws) if 3 not in draw]
+    assert len(plain) > 20
+    assert len({weights_R3[place, 2] for place in plain}) > 20
+
+
 def test_wins_and_lengths_of_rows() -> None:
     """0 is a tie of old; a null is dropped from the fit, and its length still counts for the unit of length."""
     rows = [
@@ -494,6 +514,10 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
     "missing rows": ([line for line in lines() if line["index"] not in (7, 9)], "missing, those with index 7, 9"),
     "first row missing": (lines()[1:], "rows are missing, those with index 0"),
     "order": (lines()[::-1], "not in the order of their index"),
+    "order of ids": (
+        [{("idx" if name == "index" else name): value for name, value in line.items()} for line in lines()[::-1]],
+        "not in the order of their idx",
+    ),
     "twice": (change(lines(), 8, index=7), "index 7 stands in 2 rows"),
     "index of text": (change(lines(), 8, index="8"), "an index is no whole number"),
     "columns": ([{"pref": 1, "len": 2}], "has the columns pref, len"),
@@ -692,6 +716,20 @@ def test_equal_outputs_are_ties_and_nobody_is_asked(judged_by: Any, tmp_path: Pa
         json.loads(line)["preference"] for line in (tmp_path / "run" / "annotations.jsonl").read_text().splitlines()
     ]
     assert found[39] == 1.5
+
+
+def test_equal_outputs_are_no_pairs_for_length_control(tmp_path: Path) -> None:
+    ours, _ = write_outputs(tmp_path)
+    rows = [json.loads(line) for line in ours.read_text().splitlines()]
+    for count, code in ((29, 2), (30, 0)):
+        base = [row | {"output": row["output"] + " more"} if n < count else row for n, row in enumerate(rows)]
+        write_jsonl(tmp_path / "base.jsonl", base)
+        done = invoke("check", "lc-alpaca-eval", "--data", ours, "--against", tmp_path / "base.jsonl")
+        assert done.exit_code == code, done.output
+    assert "10 of them of equal outputs" in done.output
+    write_jsonl(tmp_path / "base.jsonl", [rows[0] | {"output": "other"}, *rows[1:]])
+    done = invoke("check", "lc-alpaca-eval", "--data", ours, "--against", tmp_path / "base.jsonl")
+    assert "differ in 1 outputs, and length control needs 30" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(("judge", "words"), [

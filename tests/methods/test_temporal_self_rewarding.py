@@ -117,6 +117,8 @@ def test_of_equal_scores_a_drawn_one_counts() -> None:
 def test_reasons_without_a_pair() -> None:
     assert pair_of([2, 2]) == "no difference of score"
     assert pair_of([]) == "no scored answer for one side"
+    again = [Scored(role, ("the same",), (score,)) for role, score in (("present", 4.0), ("past", 1.0))]
+    assert tsr.contrast(ROW, *again, Scored(), random.Random(0)) == "equal answers"
     assert isinstance(pair_of([2, 2], past=[1]), Graded)
     assert isinstance(pair_of([], past=[1], future=[2]), Graded)
     rows = [Preference(str(n), "", ROW.prompt, "", "") for n in range(3)]
@@ -156,6 +158,7 @@ def test_check_5_scores(text: str, score: float) -> None:
         "Score: 3\nScore: none",
         "Score: 4/10",
         "Score: 3-4",
+        "Score: 1 + 1 + 1 = 3",  # not 1
         "It deserves a 4.",
         "Underscore: 4",
         "Score:\n4",
@@ -623,6 +626,17 @@ def test_prompts_that_repeat_or_are_long_are_counted(chat_model: Path, tmp_path:
     found = tsr.read(recipe)
     assert found.dropped == {"prompts: there before": 1, "prompts: longer than 64 tokens": 1}
     assert len(found.prompts) + len(found.test) == 12
+
+
+def test_held_out_prompts_of_a_file_are_never_drawn_from_train(chat_model: Path, prompts: Path, tmp_path: Path) -> None:
+    """Those that are too long leave nothing to measure on; those that train holds too are taken out of it, and told."""
+    long = write_jsonl(tmp_path / "long.jsonl", [{"prompt": "word " * 200}])
+    values = values_of(chat_model, prompts, data__prompt_tokens=40)
+    with pytest.raises(UserError, match="there are 0 to measure on"):
+        tsr.check(methods.resolve("temporal-self-rewarding", values | {"data.test": str(long)}))
+    both = write_jsonl(tmp_path / "both.jsonl", [{"prompt": f"What is {n} and {n}?"} for n in (0, 1, 99)])
+    found = tsr.read(methods.resolve("temporal-self-rewarding", values | {"data.test": str(both)}))
+    assert (len(found.prompts), len(found.test), found.dropped) == (22, 3, {"prompts: held out": 2})
 
 
 def test_resume_reads_back(chat_model: Path, prompts: Path, tmp_path: Path) -> None:

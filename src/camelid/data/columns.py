@@ -33,6 +33,7 @@ EXAMPLES = 3  # places named per problem
 MOST_STRENGTH, MOST_RATING, UNKNOWN = 3, 4, -100  # of a preference, of a rating, and of nothing (HelpSteer2's scales)
 VERDICT_WORDS = {"a": "first", "b": "second", "c": "tie", "1": "first", "2": "second", "0": "tie"}
 VERDICT_WORDS |= {"model_a": "first", "model_b": "second", "first": "first", "second": "second", "tie": "tie"}
+ORDERS = ("index", "idx", "id")  # columns that may number rows
 FILL_IN = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
 
 
@@ -432,6 +433,20 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip() or value.strip().lower() == "nan"
     return isinstance(value, list | tuple) and not value
+
+
+def find_disorder(table: Sequence[Mapping[str, Any]], columns: Sequence[str] = ORDERS) -> str:
+    """The column that numbers the rows from 0 or 1 on, each once, in another order than theirs; "" where none does."""
+    for column in columns:
+        told = [str(values.get(column)).strip().removesuffix(".0") for values in table]
+        if not all(text.isdecimal() for text in told):
+            continue
+        numbers = [int(text) for text in told]
+        least = min(numbers, default=0)
+        ordered = list(range(least, least + len(numbers)))
+        if least < 2 and numbers != ordered and sorted(numbers) == ordered:
+            return column
+    return ""
 
 
 def missing_columns(source: str, wanted: Sequence[str], found: Iterable[str], options: str) -> list[UserError]:

@@ -278,9 +278,12 @@ def read(recipe: Recipe) -> Found:
     raise_all(problems)
     draw = random.Random(f"{recipe.plan.seed} prompts")
     short, held = (keep_short(tokenizer, rows, values.prompt_tokens, dropped) for rows in (prompts, test))
-    test = draw.sample(held or short, min(values.test_rows, len(held or short)))
+    measured = held if values.test else short
+    test = draw.sample(measured, min(values.test_rows, len(measured)))
     asked = {row.prompt for row in test}
     prompts = [row for row in draw.sample(short, len(short)) if row.prompt not in asked]
+    if values.test and len(prompts) < len(short):
+        dropped["prompts: held out"] += len(short) - len(prompts)
     check_enough(recipe, prompts, test)
     return Found(prompts, test, lessons, draw.sample(probe, min(values.probe_rows, len(probe))), dict(dropped))
 
@@ -304,7 +307,7 @@ def check_enough(recipe: Recipe, prompts: Sequence[Preference], test: Sequence[P
     wanted = iterations * (recipe.data.chunk or 1)
     if len(prompts) < wanted or len(test) < 2:
         raise UserError(
-            f"{recipe.data.train} leaves {len(prompts)} prompts to answer and {len(test)} to measure on; "
+            f"{recipe.data.train} leaves {len(prompts)} prompts to answer, and there are {len(test)} to measure on; "
             f"{iterations} iterations need {wanted}, and 2",
             "Give more prompts, lower data.chunk or data.test_rows, or raise data.prompt_tokens.",
         )
@@ -423,6 +426,8 @@ def contrast(row: Preference, present: Scored, past: Scored, future: Scored, dra
     (winner, chosen, high), (loser, rejected, low) = picked
     if high <= low:
         return "no difference of score"
+    if chosen == rejected:  # of a judge that draws its judgements anew
+        return "equal answers"
     return Graded(
         row.id, row.origin, row.prompt, chosen, rejected,
         score_chosen=high, score_rejected=low, source={"chosen": winner, "rejected": loser},

@@ -198,9 +198,10 @@ def read_items(recipe: Recipe, dropped: Counter[str] | None = None) -> list[Cont
     values = recipe.data
     shape = contest_shape(values.question, values.first, values.second, values.annotators)
     rows = data.read_rows(values.train, recipe_data(values), shape=shape, dropped=dropped)
-    said = {settle_verdicts(row.verdicts) for row in rows} - {None}
+    used = rows[: values.items]
+    said = {settle_verdicts(row.verdicts) for row in used} - {None}
     if len(said) < 2:
-        what = f"{values.train}: people said {next(iter(said), 'nothing they agree on')} of all {len(rows)} pairs"
+        what = f"{values.train}: people said {next(iter(said), 'nothing they agree on')} of all {len(used)} pairs"
         raise UserError(what, "Agreement beyond chance needs verdicts that differ: add pairs, or look at the columns.")
     return rows
 
@@ -258,7 +259,7 @@ def ask_judges(recipe: Recipe, run: Run, items: Sequence[Contest], ready: Ready)
     for name, judge in judges.items():
         is_alike = recipe.order == "one" or (recipe.strategy == "independent" and name != DEBATE)
         found[name] = [
-            hear(run, f"judged/{slug(name)}{'-swapped' if swapped else ''}", items, partial(judge, swapped=swapped))
+            hear(run, f"judged/{slug(name)}{'/swapped' if swapped else ''}", items, partial(judge, swapped=swapped))
             for swapped in ((False,) if is_alike else (False, True))
         ]
     return found
@@ -444,6 +445,7 @@ def pick_best(
     asked = {row.id: row for row in prompts}
     best, scores = dict.fromkeys(by_id, 0), {name: [[] for _ in one.value["responses"]] for name, one in by_id.items()}
     left = Counter(one.reply for one in loops if not one.value) + count_dropped(recipe, read_prompts)
+    asked_of: list[list[Judged]] = []
     for challenger in range(1, recipe.iterations):
         duels = {
             name: place_duel(challenger, best[name])
@@ -456,6 +458,7 @@ def pick_best(
         judged = hear(
             run, f"duels/{challenger}", contests, lambda rows: score_together(recipe, ready(recipe.evaluator), rows)
         )
+        asked_of.append(judged)
         for one in judged:
             verdict = decide(one, recipe.on_parse_failure)
             if verdict is None:
@@ -465,7 +468,13 @@ def pick_best(
             best[one.id] = win_duel(duels[one.id], verdict)
             for place, name in zip(duels[one.id], SCORES, strict=True):
                 scores[one.id][place] += [one.value[name]] if one.value[name] != FAILED else []
-    run.scores("loops", lambda: describe_loops(prompts, [by_id[name] for name in best], best, left))
+    run.scores(
+        "loops",
+        lambda: (
+            describe_loops(prompts, [by_id[name] for name in best], best, left)
+            | {"evaluator": count_judgements(asked_of)}
+        ),
+    )
     return run.rows("picked/loop", lambda: [keep_pick(by_id[name], best[name], scores[name]) for name in best])
 
 
@@ -506,14 +515,16 @@ def measure_wins(
     ours = {one.id: one.value["responses"][one.value["picked"]] for one in picked}
     rows = [row for row in prompts if row.id in ours]
     for name in recipe.baselines:
-        path = run.map(f"responses/{slug(name)}", rows, partial(answer_once, recipe, ready, name), total=len(rows))
+        path = run.map(f"baselines/{slug(name)}", rows, partial(answer_once, recipe, ready, name), total=len(rows))
         theirs: dict[str, Any] = {one.id: one.value for one in iterate_rows(path)}  # type: ignore[union-attr]
         contests = [contest(row, ours[row.id], theirs[row.id]) for row in rows if theirs[row.id] is not None]
         judged = hear(
             run, f"versus/{slug(name)}", contests, lambda some: score_together(recipe, ready(recipe.evaluator), some)
         )
         verdicts = [verdict for one in judged if (verdict := decide(one, recipe.on_parse_failure))]
-        run.scores(f"against {name}", lambda verdicts=verdicts: count_wins(verdicts) if verdicts else {"pairs": 0})
+        told = {"no answer of it": len(rows) - len(contests), "evaluator": count_judgements([judged])}
+        won = count_wins(verdicts) if verdicts else {"pairs": 0}
+        run.scores(f"against {name}", lambda facts=won | told: facts)
 
 
 def answer_once(recipe: Recipe, ready: Ready, name: str, rows: Sequence[Preference]) -> list[Judged]:

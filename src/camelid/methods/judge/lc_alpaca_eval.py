@@ -187,8 +187,12 @@ def pairs_of(recipe: Recipe) -> list[Pair]:
         Path(values.train), Path(recipe.against), values.instruction, values.output, keep_empty=values.empty == "keep"
     )
     check_count(values.train, len(pairs), LEAST)
-    if all(pair.first == pair.second for pair in pairs):
+    different = sum(pair.first != pair.second for pair in pairs)
+    if not different:
         raise UserError(f"{values.train} and {recipe.against} hold the same outputs", "There is nothing to judge.")
+    if different < LEAST:
+        what = f"{values.train} and {recipe.against} differ in {different} outputs, and length control needs {LEAST}"
+        raise UserError(what, "Equal outputs are ties that tell nothing of length: compare more instructions.")
     return pairs
 
 
@@ -245,8 +249,12 @@ def boards_of(recipe: Recipe) -> dict[str, list[Compared]]:
 
 
 def length_feature(difference_N: Floats) -> Floats:
-    """t = tanh(D / std(D)), where D is the baseline's length minus the model's; not centred."""
-    return np.tanh(difference_N / np.std(difference_N, ddof=1))
+    """t = tanh(D / std(D)), where D is the baseline's length minus the model's; not centred.
+
+    Where all D are equal, as in some draw of instructions, length tells nothing: t is 0.
+    """
+    spread = np.std(difference_N, ddof=1)
+    return np.tanh(difference_N / spread) if spread > 0 else np.zeros(len(difference_N))
 
 
 @dataclass(frozen=True)
