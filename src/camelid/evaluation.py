@@ -102,9 +102,11 @@ def verdict(
         )
     difference = against["difference"]
     span = f"difference {difference['value']:+.3f}, 95 % interval {difference['low']:+.3f} to {difference['high']:+.3f}"
-    figures = f"{name} {mine} against {_decimals(other['value'])} ({span})"
+    theirs = _decimals(other["value"])
     if difference["low"] > 0:
-        return f"{subject} beats the best {'baseline' if cheap else 'other system'}, {best}: {figures}."
+        rival = f"the best {'baseline' if cheap else 'other system'}, {best}"
+        return f"{subject} beats {rival}: {name} {mine} against {theirs} ({span})."
+    figures = f"{name} {theirs} against {mine} (ours minus it: {span})"
     if difference["high"] < 0:
         advice = " You need no fine-tuned LLM for this task." if cheap else ""
         return f"{best} beats {ours} here: {figures}.{advice}"

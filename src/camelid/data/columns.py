@@ -33,6 +33,7 @@ EXAMPLES = 3  # places named per problem
 MOST_STRENGTH, MOST_RATING, UNKNOWN = 3, 4, -100  # of a preference, of a rating, and of nothing (HelpSteer2's scales)
 VERDICT_WORDS = {"a": "first", "b": "second", "c": "tie", "1": "first", "2": "second", "0": "tie"}
 VERDICT_WORDS |= {"model_a": "first", "model_b": "second", "first": "first", "second": "second", "tie": "tie"}
+VERDICT_WORDS |= {"assistant_a": "first", "assistant_b": "second"}
 ORDERS = ("index", "idx", "id")  # columns that may number rows
 FILL_IN = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
 
@@ -329,7 +330,7 @@ def contest_shape(question: str, first: str, second: str, annotators: Sequence[s
 def verdict_in(values: Mapping[str, Any], column: str) -> str | Problem:
     """ "first", "second" or "tie" from a cell, or what is wrong with it."""
     value = values.get(column)
-    found = None if isinstance(value, bool) else VERDICT_WORDS.get(str(value).strip().lower().removesuffix(".0"))
+    found = None if isinstance(value, bool) else VERDICT_WORDS.get(str(value).strip("[] \n").lower().removesuffix(".0"))
     if found is None:
         what = f"column {column!r} holds none of A, B and C"
         return Problem(what, "Write A, B or C (tie); or 1, 2 and 0; or first, second and tie.", detail=f"{value!s:.20}")
