@@ -14,6 +14,7 @@ import pytest
 
 from camelid import data, engines, methods
 from camelid.agreement import cohen_kappa, measure_agreement
+from camelid.data.columns import verdict_in
 from camelid.dialogues import Revision
 from camelid.engines import Completion, Request, Scored
 from camelid.engines.scripted import ScriptedEngine
@@ -956,3 +957,11 @@ def test_two_steps_on_a_real_engine(tmp_path: Path, tiny_model: Path) -> None:
     done = run_pairs(tmp_path, "--judges", '["model"]', "--set", f"model.base={tiny_model}")
     assert done.exit_code == 2
     assert "has no chat template" in done.output
+
+
+@pytest.mark.parametrize(
+    ("cell", "verdict"),
+    [("[[A]]", "first"), ("assistant_b", "second"), ("[C]", "tie"), (2.0, "second"), ("TIE", "tie")],
+)
+def test_picks_as_others_write_them(cell: Any, verdict: str) -> None:
+    assert verdict_in({"pick": cell}, "pick") == verdict
