@@ -21,6 +21,7 @@ from camelid.parsing import (
     parse_tagged,
     parse_verdict,
     read_reply,
+    text_before,
 )
 
 SENTIMENTS = ("positive", "negative", "neutral")
@@ -407,3 +408,8 @@ def test_importing_needs_no_torch() -> None:
 
     code = "import sys, camelid.parsing, camelid.agreement, camelid.ranking; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_what_stands_before_the_last_marker() -> None:
+    assert text_before("Label:", "So.\nLabel: a?\nLABEL: b") == "So.\nLabel: a?\n"
+    assert text_before("Label:", "So it is") == "So it is"

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from camelid import labelling, models, prediction
+from camelid import labelling, prediction
 from camelid.bases import Base
-from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.rows import Labelled, Member
 from camelid.runs import Run
@@ -131,18 +130,14 @@ def model_learner(
     is_rare: Callable[[Sequence[bool]], bool],
 ) -> Fit:
     """Label supervision of the base by the plan, kept in the run; classes weigh by how rare they are where one is."""
-    settings = {"kind": "label", "classes": CLASSES, "task": "labels", "pooling": "last", "sight": {}}
     labelled = {name: [_labelled(row, bool(row.positive)) for row in rows] for name, rows in splits.items()}
 
     def fit(name: str, rows: Sequence[int], labels: Sequence[bool]) -> Shares:
         train = [_labelled(splits["pool"][row], label) for row, label in zip(rows, labels, strict=True)]
-        folder = run.model(
-            f"classifiers/{slot}/{name}",
-            build=lambda: models.label_model(base(), settings, plan, Reading(max_tokens)),
-            fit=lambda model, place: labelling.fit(
-                model, base().tokenizer, train, labelled["validation"], plan, place, balanced=is_rare(labels)
-            ),
-        )
+        folder = labelling.supervise(
+            run, f"classifiers/{slot}/{name}", base, CLASSES, train, labelled["validation"], plan, max_tokens,
+            balanced=is_rare(labels),
+        )  # fmt: skip
 
         def shares(split: str) -> Any:
             found = prediction.predict_with(folder, labelled[split])

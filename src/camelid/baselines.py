@@ -6,11 +6,19 @@ Each takes training rows and rows to predict and returns one Predicted a row.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from camelid.rows import Labelled, Predicted, Tagged
+
+Baseline = Callable[[Sequence[Any], Sequence[Any]], list[Predicted]]
+MAJORITY, TFIDF = "majority class", "TF-IDF + logistic regression"
+
+
+def simple_systems(seed: int) -> dict[str, Baseline]:
+    """What one would try first on rows with classes, by name: it needs no language model."""
+    return {MAJORITY: predict_majority, TFIDF: lambda train, rows: predict_tfidf(train, rows, seed)}
 
 
 def predict_majority(train: Sequence[Any], rows: Sequence[Any]) -> list[Predicted]:

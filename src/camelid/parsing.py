@@ -104,6 +104,12 @@ def parse_marked(marker: str, choices: Sequence[str]) -> Parser:
     return parse
 
 
+def text_before(marker: str, text: str) -> str:
+    """What stands before the last `marker` in any case; all of it where there is none."""
+    marks = list(re.finditer(re.escape(marker), text, re.IGNORECASE))
+    return text[: marks[-1].start()] if marks else text
+
+
 def _find_choices(
     choices: Sequence[str], aliases: Mapping[str, str] | None = None
 ) -> tuple[re.Pattern[str], list[str]]:
