@@ -22,7 +22,7 @@ STOREYS = [
     {"linear_heads"},
     {"runs", "data", "batches", "bags", "surgery", "evaluation", "baselines", "chat", "retrieval", "networks",
      "pairwise"},
-    {"task", "task_scores", "responses"},
+    {"task", "task_scores", "responses", "gold"},
     {"bases", "heads", "reading", "token_trees", "hidden", "lettering", "features", "pools", "branches"},
     {"logprobs"},
     {"objectives"},

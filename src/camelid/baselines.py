@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
+from camelid.retrieval import tfidf_embedding, vote_nearest
 from camelid.rows import Labelled, Predicted, Tagged
 
 Baseline = Callable[[Sequence[Any], Sequence[Any]], list[Predicted]]
@@ -56,6 +57,18 @@ def predict_tfidf(train: Sequence[Labelled], rows: Sequence[Labelled], seed: int
     return [
         Predicted(row.id, row.label, classes[values.argmax()], dict(zip(classes, map(float, values), strict=True)))
         for row, values in zip(rows, table, strict=True)
+    ]
+
+
+def predict_nearest(memory: Sequence[Labelled], rows: Sequence[Labelled], neighbours: int = 5) -> list[Predicted]:
+    """The label that most of the nearest memory rows have, by TF-IDF; the most frequent one without any similar row."""
+    texts, labels = [row.text for row in memory], [str(row.label) for row in memory]
+    (usual,) = predict_majority(memory, rows[:1])
+    votes = vote_nearest(texts, labels, [row.text for row in rows], tfidf_embedding(texts), neighbours)
+    found = [shares or usual.probabilities for shares in votes]
+    return [
+        Predicted(row.id, row.label, max(shares, key=shares.__getitem__), shares)
+        for row, shares in zip(rows, found, strict=True)
     ]
 
 

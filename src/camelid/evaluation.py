@@ -115,6 +115,15 @@ def curve_scores(predictions: Sequence[Predicted], classes: Sequence[str], task:
     return {name: scores[name]["value"] for name in list(scores)[:2]}
 
 
+def score_weighted_f1(predictions: Sequence[Predicted], classes: Sequence[str]) -> dict[str, float]:
+    """Weighted F1 with its interval, bootstrap over rows."""
+    number = {name: place for place, name in enumerate(classes)}
+    gold_N = np.array([number[str(row.gold)] for row in predictions])
+    found_N = np.array([number[str(row.predicted)] for row in predictions])
+    sampled = metrics.resampled_confusions(gold_N, found_N, len(classes), Draws(len(gold_N), SEED))
+    return _json(interval(metrics.weighted_f1(gold_N, found_N, len(classes)), metrics.weighted_of(sampled)))
+
+
 def contrast_classes(
     ours: Sequence[Predicted], other: Sequence[Predicted], names: tuple[str, str], classes: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
