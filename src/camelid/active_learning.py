@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from camelid import labelling, prediction
+from camelid import labelling, metrics, prediction
 from camelid.bases import Base
 from camelid.recipe import Plan
 from camelid.rows import Labelled, Member
@@ -146,6 +146,12 @@ def model_learner(
         return cache(shares)
 
     return fit
+
+
+def f1_of_relevant(shares_N: Any, rows: Sequence[Member]) -> float:
+    """F1 of the relevant class, told from a probability of one half on."""
+    gold_N = np.array([row.positive for row in rows], dtype=int)
+    return float(metrics.f1_by_class(gold_N, (shares_N >= 0.5).astype(int), 2)[1])
 
 
 def draw_curves(traces: Mapping[str, Sequence[Mapping[str, Any]]], price: float) -> dict[str, Any]:
