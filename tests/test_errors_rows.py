@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.rows import Compared, Labelled, Pair, Predicted, Row, Tagged, from_json, iterate_rows, to_json, write_rows
 
 LINE_ENDS = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\rh\ni\r\nj"  # str.splitlines() breaks at each of them
@@ -50,6 +50,16 @@ def test_raise_all_flattens_and_keeps_the_order() -> None:
     with pytest.raises(UserError) as raised:
         raise_all([UserError("a"), nested, UserError("f")])
     assert [problem.what for problem in raised.value.all()] == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_try_all_looks_everywhere_and_keeps_what_was_found() -> None:
+    def fail() -> None:
+        raise UserError("b", also=[UserError("c")])
+
+    found, problems = try_all({"one": lambda: 1, "two": fail, "three": lambda: 3}, [("a", "mend it")])
+    assert found == {"one": 1, "three": 3}
+    assert [problem.what for problem in problems] == ["a", "b", "c"]
+    assert problems[0].fix == "mend it"
 
 
 def test_raise_all_of_nothing_is_quiet() -> None:

@@ -22,6 +22,7 @@ from camelid.parsing import (
     parse_tagged,
     parse_verdict,
     read_reply,
+    text_before,
 )
 
 SENTIMENTS = ("positive", "negative", "neutral")
@@ -416,3 +417,8 @@ def test_behind_the_last_marker_of_its_line() -> None:
     assert parse("Grade: 3\nno, __grade__ : 4 of them").value == 4
     for text in ("Grade: 3\nGrade:\n4", "Grade: 3 Grade: none", "Upgrade: 4", "Grade 4"):
         assert parse(text).outcome == "malformed", text
+
+
+def test_what_stands_before_the_last_marker() -> None:
+    assert text_before("Label:", "So.\nLabel: a?\nLABEL: b") == "So.\nLabel: a?\n"
+    assert text_before("Label:", "So it is") == "So it is"

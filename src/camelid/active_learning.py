@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from camelid import labelling, models, prediction
+from camelid import labelling, metrics, prediction
 from camelid.bases import Base
-from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.rows import Labelled, Member
 from camelid.runs import Run
@@ -131,18 +130,14 @@ def model_learner(
     is_rare: Callable[[Sequence[bool]], bool],
 ) -> Fit:
     """Label supervision of the base by the plan, kept in the run; classes weigh by how rare they are where one is."""
-    settings = {"kind": "label", "classes": CLASSES, "task": "labels", "pooling": "last", "sight": {}}
     labelled = {name: [_labelled(row, bool(row.positive)) for row in rows] for name, rows in splits.items()}
 
     def fit(name: str, rows: Sequence[int], labels: Sequence[bool]) -> Shares:
         train = [_labelled(splits["pool"][row], label) for row, label in zip(rows, labels, strict=True)]
-        folder = run.model(
-            f"classifiers/{slot}/{name}",
-            build=lambda: models.label_model(base(), settings, plan, Reading(max_tokens)),
-            fit=lambda model, place: labelling.fit(
-                model, base().tokenizer, train, labelled["validation"], plan, place, balanced=is_rare(labels)
-            ),
-        )
+        folder = labelling.supervise(
+            run, f"classifiers/{slot}/{name}", base, CLASSES, train, labelled["validation"], plan, max_tokens,
+            balanced=is_rare(labels),
+        )  # fmt: skip
 
         def predict(split: str) -> dict[str, Any]:
             found = prediction.predict_with(folder, labelled[split])
@@ -152,6 +147,12 @@ def model_learner(
         return cache(lambda split: run.arrays(f"shares/{slot}/{name}-{split}", lambda: predict(split))["share"])
 
     return fit
+
+
+def f1_of_relevant(shares_N: Any, rows: Sequence[Member]) -> float:
+    """F1 of the relevant class, told from a probability of one half on."""
+    gold_N = np.array([row.positive for row in rows], dtype=int)
+    return float(metrics.f1_by_class(gold_N, (shares_N >= 0.5).astype(int), 2)[1])
 
 
 def draw_curves(traces: Mapping[str, Sequence[Mapping[str, Any]]], price: float) -> dict[str, Any]:

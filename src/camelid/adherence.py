@@ -132,7 +132,7 @@ def _compare_measure(
         f"{rule} of the picks": float(value_N[plain].mean()),
         f"{rule} of all answers": fmean(value_N[group].mean() for group in groups),
         f"{rule} of the picks, turned round": float(value_N[turned].mean()),
-        "difference": _json(gap_Q.mean(), metrics.resampled_mean(gap_Q, metrics.Draws(len(gap_Q), metrics.SEED))),
+        "difference": metrics.mean_interval(gap_Q).as_dict(),
     }
 
 

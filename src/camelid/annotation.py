@@ -18,7 +18,7 @@ from camelid.agreement import majority_vote
 from camelid.engines import Choice, Completion, Engine, Question, Sampling, may_pass
 from camelid.errors import UserError
 from camelid.parsing import Parsed, Parser, read_reply
-from camelid.rows import Judged, Message, Prompt
+from camelid.rows import Judged, Message, Predicted, Prompt
 from camelid.sampling import GREEDY, sample
 from camelid.scoring import score, weigh
 
@@ -193,6 +193,14 @@ def count_places(judged: Sequence[Judged]) -> float | None:
 def check_rule(rows: Sequence[Any], rule: Callable[[Any], Any], name: str) -> list[Judged]:
     """What a plain function says of each row."""
     return [Judged(row.id, row.origin, "value", rule(row), name) for row in rows]
+
+
+def tell_predicted(judged: Sequence[Judged], golds: Sequence[str]) -> list[Predicted]:
+    """Judgements as predictions beside the gold labels; one without a label is wrong."""
+    return [
+        Predicted(one.id, gold, label_of(one), one.shares if one.outcome == "value" else {})
+        for one, gold in zip(judged, golds, strict=True)
+    ]
 
 
 def label_of(judged: Judged) -> str:

@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -275,6 +276,19 @@ def _check_labels(found: Bagged, test: Sequence[Member], values: BagData) -> Non
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{', '.join(names[:NAMED])}{more}"
+
+
+def hold_out_bags(count: int, share: float, seed: int) -> tuple[Any, Any]:
+    """(numbers of the bags to learn from, those held out): the `share` of `count` bags, one at least, but never all."""
+    held = min(max(1, round(share * count)), count - 1)
+    order = np.random.default_rng([seed, count]).permutation(count)
+    return np.sort(order[: count - held]), np.sort(order[count - held :])
+
+
+def rows_of(bags: Sequence[Bag], numbers: Any) -> Any:
+    """Where the members of some of the bags stand among those of all."""
+    starts: Any = np.cumsum([0, *(len(bag.members) for bag in bags)])
+    return np.concatenate([np.arange(starts[number], starts[number + 1]) for number in numbers])
 
 
 @dataclass(frozen=True)

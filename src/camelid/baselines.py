@@ -6,11 +6,20 @@ Each takes training rows and rows to predict and returns one Predicted a row.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
+from camelid.retrieval import tfidf_embedding, vote_nearest
 from camelid.rows import Labelled, Predicted, Tagged
+
+Baseline = Callable[[Sequence[Any], Sequence[Any]], list[Predicted]]
+MAJORITY, TFIDF = "majority class", "TF-IDF + logistic regression"
+
+
+def simple_systems(seed: int) -> dict[str, Baseline]:
+    """What one would try first on rows with classes, by name: it needs no language model."""
+    return {MAJORITY: predict_majority, TFIDF: lambda train, rows: predict_tfidf(train, rows, seed)}
 
 
 def predict_majority(train: Sequence[Any], rows: Sequence[Any]) -> list[Predicted]:
@@ -48,6 +57,18 @@ def predict_tfidf(train: Sequence[Labelled], rows: Sequence[Labelled], seed: int
     return [
         Predicted(row.id, row.label, classes[values.argmax()], dict(zip(classes, map(float, values), strict=True)))
         for row, values in zip(rows, table, strict=True)
+    ]
+
+
+def predict_nearest(memory: Sequence[Labelled], rows: Sequence[Labelled], neighbours: int = 5) -> list[Predicted]:
+    """The label that most of the nearest memory rows have, by TF-IDF; the most frequent one without any similar row."""
+    texts, labels = [row.text for row in memory], [str(row.label) for row in memory]
+    (usual,) = predict_majority(memory, rows[:1])
+    votes = vote_nearest(texts, labels, [row.text for row in rows], tfidf_embedding(texts), neighbours)
+    found = [shares or usual.probabilities for shares in votes]
+    return [
+        Predicted(row.id, row.label, max(shares, key=shares.__getitem__), shares)
+        for row, shares in zip(rows, found, strict=True)
     ]
 
 

@@ -122,6 +122,11 @@ class EpochBatches:
         return [self.collate(part) for part in split_evenly(rows, self.accumulate)]
 
 
+def count_rows(batches: EpochBatches) -> EpochBatches:
+    """The batches with their loss divided by rows, not by the labels of the rows."""
+    return replace(batches, collate=lambda rows: replace(batches.collate(rows), counts={"loss": len(rows)}))
+
+
 class PassBatches:
     """EpochBatches whose rows are made anew for every pass, such as with another of several right answers.
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from camelid.errors import UserError
 from camelid.recipe import Values
+from camelid.rows import Annotated
 
 BUILT_IN = Path(__file__).parent / "codebooks" / "oral-history.toml"
 Design = Literal["foundational", "concise", "structured", "refined", "comprehensive"]
@@ -71,6 +72,17 @@ def read_codebook(path: str, kinds: Sequence[str], designs: Sequence[Design]) ->
 def are_numbers(labels: Iterable[str]) -> bool:
     """Whether all labels are whole numbers, so that a number is asked for."""
     return all(label.isdecimal() for label in labels)
+
+
+def find_unknown(codebook: Codebook, rows: Sequence[Annotated]) -> list[UserError]:
+    """A problem for each kind with labels that the codebook lacks."""
+    problems = []
+    for kind, scheme in codebook.kinds.items():
+        unknown = [row for row in rows if kind in row.labels and row.labels[kind] not in scheme.labels]
+        if unknown:
+            what = f"{unknown[0].origin} has the {kind} {unknown[0].labels[kind]!r}, which the codebook lacks"
+            problems.append(UserError(f"{what} ({len(unknown)} such rows)", f"It has: {', '.join(scheme.labels)}."))
+    return problems
 
 
 def write_frame(codebook: Codebook, kind: str, design: Design) -> str:

@@ -120,6 +120,31 @@ def curve_scores(predictions: Sequence[Predicted], classes: Sequence[str], task:
     return {name: scores[name]["value"] for name in list(scores)[:2]}
 
 
+def score_weighted_f1(predictions: Sequence[Predicted], classes: Sequence[str]) -> dict[str, float]:
+    """Weighted F1 with its interval, bootstrap over rows."""
+    number = {name: place for place, name in enumerate(classes)}
+    gold_N = np.array([number[str(row.gold)] for row in predictions])
+    found_N = np.array([number[str(row.predicted)] for row in predictions])
+    sampled = metrics.resampled_confusions(gold_N, found_N, len(classes), Draws(len(gold_N), SEED))
+    return _json(interval(metrics.weighted_f1(gold_N, found_N, len(classes)), metrics.weighted_of(sampled)))
+
+
+def contrast_classes(
+    ours: Sequence[Predicted], other: Sequence[Predicted], names: tuple[str, str], classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of two systems on the same rows by gold class: {rows, <name>: accuracy of each, difference}."""
+    gold_N = np.array([row.gold for row in ours])
+    right_2N = np.array([[row.gold == row.predicted for row in rows] for rows in (ours, other)], dtype=float)
+    by_class = {}
+    for name in classes:
+        ours_N, other_N = right_2N[:, gold_N == name]
+        if len(ours_N):
+            means = dict(zip(names, (float(ours_N.mean()), float(other_N.mean())), strict=True))
+            difference = metrics.mean_interval(ours_N - other_N).as_dict()
+            by_class[name] = {"rows": len(ours_N), **means, "difference": difference}
+    return by_class
+
+
 def evaluate_seeds(
     found: Mapping[str, Sequence[Sequence[Predicted]]], seeds: Sequence[int], classes: Sequence[str], task: str
 ) -> dict[str, Any]:

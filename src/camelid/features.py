@@ -11,6 +11,8 @@ from camelid import bases
 from camelid.bases import Base
 from camelid.errors import UserError
 from camelid.hidden import hidden_states
+from camelid.recipe import Model
+from camelid.rows import Member
 
 Splits = Mapping[str, Sequence[str]]  # texts by the name of their split
 Features = dict[str, Any]  # numbers_NP by the name of the split
@@ -23,6 +25,22 @@ def embed_splits(base: Base, precision: Any, splits: Splits, max_tokens: int) ->
         name: hidden_states(trunk, base.tokenizer, texts, max_tokens=max_tokens, what=f"states of {name}")
         for name, texts in splits.items()
     }
+
+
+def describe_members(
+    model: Model, precision: Any, rows: Sequence[Member], max_tokens: int, base: str | None = None
+) -> Any:
+    """numbers_NP of each row: those of its table, or the mean last state of its text under the frozen model.
+
+    `base` names the model where it was moved.
+    """
+    if not rows:
+        return np.zeros((0, 1), dtype=np.float32)
+    if rows[0].numbers:
+        return np.array([row.numbers for row in rows], dtype=np.float32)
+    opened = bases.open_base(base or model.base, None if base else model.revision)
+    trunk = bases.load_trunk(opened, bases.resolve_precision(precision))
+    return hidden_states(trunk, opened.tokenizer, [row.text for row in rows], max_tokens=max_tokens)
 
 
 def reduce_tfidf(splits: Splits, fitted_on: str, width: int, seed: int) -> Features:

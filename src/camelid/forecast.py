@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from types import SimpleNamespace
@@ -96,10 +96,21 @@ def forecast_choices(engine: Engine, model: Model, choices: Sequence[Choice]) ->
     if max(sizes) >= context:
         what = f"the longest prompt has {max(sizes):,} tokens, and {base.spec} reads {context:,}"
         raise UserError(what, "Take a model with a longer context, or leave such rows out.")
-    speed = environment.products_per_second(bases.resolve_precision(engine.precision))
-    minutes = OVERHEAD * 2 * bases.parameter_count(base.config) * sum(sizes) / speed / 60
+    minutes = estimate_minutes(bases.parameter_count(base.config), engine.precision, sum(sizes))
     told = f"{len(sizes):,} prompts, {sum(sizes):,} tokens (longest {max(sizes):,})"
-    return f"{told}, about {max(1, round(minutes))} min at this machine's speed now"
+    return f"{told}, about {minutes} min at this machine's speed now"
+
+
+def estimate_minutes(weights: int, precision: str, read: int, taught: int = 0) -> int:
+    """Minutes on this machine at its speed now, 1 at least, for so many tokens that a model of `weights` reads or is
+    taught: 2 products a weight and token forward, 2 more backward where it is taught."""
+    speed = environment.products_per_second(bases.resolve_precision(precision))
+    return max(1, round(OVERHEAD * weights * (2 * read + 4 * taught) / speed / 60))
+
+
+def tell_dropped(dropped: Mapping[str, int]) -> str:
+    """How many rows were left out for each reason, in words."""
+    return ", ".join(f"{count:,} {why}" for why, count in dropped.items()) or "none"
 
 
 def _rows_lines(splits: Any, classes: list[str]) -> Lines:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 from torch import Tensor
 
 from camelid import data, models, objectives
+from camelid.bases import Base
 from camelid.batches import Batch, EpochBatches, Tokens, collate_rows, sorted_batches
 from camelid.evaluation import curve_scores
 from camelid.heads import LabelModel, TokenModel
 from camelid.prediction import BATCH_TOKENS, logits_by_row, predict_tokens
 from camelid.processes import count_processes
 from camelid.progress import track
-from camelid.reading import pad_id, reading_of, tokenise
+from camelid.reading import Reading, pad_id, reading_of, tokenise
 from camelid.recipe import Plan
+from camelid.runs import Run
 from camelid.surgery.attention_mask import build_mask
 from camelid.surgery.depth import is_splittable, run_layers
 from camelid.training import train
@@ -29,6 +32,19 @@ from camelid.training import train
 STATES_BYTES = 4 << 30  # frozen states are kept in memory up to this size
 LEAST_ROWS = 20  # a temperature from fewer rows is an accident
 MOST_TEMPERATURE = 8.0  # temperatures are sought between 1/8 and 8
+
+
+def keep_splits(run: Run, read: Callable[[], data.Splits]) -> data.Splits:
+    """Train, dev and test rows as stages of the run, with a note of what was left out; `read` is called where one is
+    missing."""
+    splits = cache(read)
+    rows = data.Splits(
+        run.rows("train", lambda: splits().train),
+        run.rows("dev", lambda: splits().dev),
+        run.rows("test", lambda: splits().test),
+    )
+    run.note("data", lambda: {"dropped": splits().dropped, "warnings": splits().warnings})
+    return rows
 
 
 def over_epochs(rows: Sequence[Tokens], plan: Plan, pad_id: int, frozen: FrozenStates | None = None) -> EpochBatches:
@@ -46,6 +62,11 @@ def over_epochs(rows: Sequence[Tokens], plan: Plan, pad_id: int, frozen: FrozenS
         accumulate=plan.accumulate * count_processes(),
         seed=plan.seed,
     )
+
+
+def over_unvaried(model: Any, rows: Sequence[Tokens], plan: Plan, pad_id: int) -> EpochBatches:
+    """`over_epochs` of rows that are the same in every pass: what `freeze_states` can save of them is saved."""
+    return over_epochs(rows, plan, pad_id, freeze_states(model, rows, plan, pad_id))
 
 
 @dataclass(frozen=True)
@@ -116,11 +137,32 @@ def fit(
 
     train(
         model,
-        over_epochs(tokens, plan, pad, freeze_states(model, tokens, plan, pad)),
+        over_unvaried(model, tokens, plan, pad),
         objectives.by_task(model.task, weights),
         plan,
         folder=folder,
         evaluate=dev_scores if dev_rows else None,
+    )
+
+
+def supervise(
+    run: Run,
+    stage: str,
+    base: Callable[[], Base],
+    classes: Sequence[str],
+    train_rows: Sequence[Any],
+    dev_rows: Sequence[Any],
+    plan: Plan,
+    max_tokens: int,
+    *,
+    balanced: bool = False,
+) -> Path:
+    """The folder of the base with a label head on each text's last token, trained on rows of one class as by `fit`."""
+    settings = {"kind": "label", "classes": list(classes), "pooling": "last", "task": "labels"}
+    return run.model(
+        stage,
+        build=lambda: models.label_model(base(), settings, plan, Reading(max_tokens)),
+        fit=lambda model, folder: fit(model, base().tokenizer, train_rows, dev_rows, plan, folder, balanced=balanced),
     )
 
 

@@ -141,6 +141,11 @@ def interval(value: float, samples: Floats) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
+def mean_interval(values_N: NDArray[Any]) -> Interval:
+    """The mean of the rows' values, bootstrap over rows; paired where they are differences on the same rows."""
+    return interval(float(values_N.mean()), resampled_mean(values_N, Draws(len(values_N), SEED)))
+
+
 def aggregate_seeds(values: Sequence[float]) -> Interval:
     """The mean of one score over training seeds with its t-interval: mean ± t(0.975; n - 1) s / sqrt(n) (Student 1908).
 

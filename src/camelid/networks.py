@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+AT_ONCE = 4096  # rows that go through a network together
 
 
 class Scaling(nn.Module):
@@ -80,6 +82,12 @@ class FeatureModel(nn.Module):
             "bag_hidden": self.bag_hidden,
             "classes": self.classes,
         }
+
+
+@torch.inference_mode()
+def run_in_parts(compute: Callable[[Tensor], Tensor], numbers_NP: Any) -> Tensor:
+    """What a network computes of the rows, some at a time: a wide layer of all of them would not fit."""
+    return torch.cat([compute(part_NP) for part_NP in torch.as_tensor(numbers_NP).split(AT_ONCE)])
 
 
 def build_network(

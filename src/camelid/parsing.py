@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from camelid.codebook import are_numbers
 from camelid.engines import Completion
 
 Outcome = Literal["value", "refused", "malformed", "truncated", "failed"]
@@ -104,6 +105,12 @@ def parse_marked(marker: str, choices: Sequence[str]) -> Parser:
     return parse
 
 
+def text_before(marker: str, text: str) -> str:
+    """What stands before the last `marker` in any case; all of it where there is none."""
+    marks = list(re.finditer(re.escape(marker), text, re.IGNORECASE))
+    return text[: marks[-1].start()] if marks else text
+
+
 def _find_choices(
     choices: Sequence[str], aliases: Mapping[str, str] | None = None
 ) -> tuple[re.Pattern[str], list[str]]:
@@ -138,6 +145,23 @@ def parse_number(low: int, high: int) -> Parser:
         return Parsed("value", int(value))
 
     return parse
+
+
+def parse_label(labels: Sequence[str]) -> Parser:
+    """One of the labels: the first number where all are numbers, otherwise the first of them that is a whole word."""
+    if not are_numbers(labels):
+        return parse_choice(labels)
+    codes = {int(label): label for label in labels}
+    parse = parse_number(min(codes), max(codes))
+
+    def read(text: str) -> Parsed:
+        found = parse(text)
+        if found.outcome != "value":
+            return found
+        known = found.value in codes
+        return Parsed("value", codes[found.value]) if known else Parsed("malformed", detail="is none of the labels")
+
+    return read
 
 
 def parse_score(low: float, high: float) -> Parser:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from camelid import metrics
+from camelid.baselines import Baseline
 from camelid.evaluation import Scored, Scorer
 from camelid.metrics import SEED, Draws, interval
-from camelid.rows import Asked, Predicted
+from camelid.rows import Asked, Labelled, Predicted
+from camelid.task import Task, by_task
 
 LEVEL = 0.9  # of the intervals by task, as in the paper
 
@@ -30,6 +32,54 @@ class Scorable:
     codes: tuple[str, ...]
     is_majority: tuple[bool, ...]
     kept: float = 1.0
+
+
+def tell_scorable(
+    tasks: Mapping[str, Task], rows: Sequence[Asked], kept: Mapping[str, float], majority: Mapping[str, str]
+) -> dict[str, Scorable]:
+    """The tasks that rows are about, with the share kept of the majority class of each."""
+    places = {row.id: place for place, row in enumerate(rows)}
+    return {
+        name: Scorable(
+            tuple(places[row.id] for row in own),
+            tuple(tasks[name].choices),
+            tuple(row.answers == (majority[name],) for row in own),
+            kept[name],
+        )
+        for name, own in by_task(rows).items()
+    }
+
+
+def match_gold(row: Asked, predicted: str, shares: dict[str, float]) -> Predicted:
+    """A prediction beside the gold answer: the predicted one where that is among the right ones, else the first."""
+    gold = (predicted if predicted in row.answers else row.answers[0]) if row.answers else None
+    return Predicted(row.id, gold, predicted, shares)
+
+
+def predict_by_task(predict: Baseline, known: Sequence[Asked], rows: Sequence[Asked]) -> list[Predicted]:
+    """A system that knows one task only, trained and asked task by task; in the order of the rows.
+
+    Of several right answers it learns the first. Of a task with a single label it repeats that.
+    """
+    taught, asked = by_task(known), {row.id: row for row in rows}
+    found = {
+        one.id: match_gold(asked[one.id], str(one.predicted), one.probabilities)
+        for name, own in by_task(rows).items()
+        for one in _predict_or_repeat(predict, _labelled(taught[name]), _labelled(own))
+    }
+    return [found[row.id] for row in rows]
+
+
+def _predict_or_repeat(predict: Baseline, known: Sequence[Labelled], rows: Sequence[Labelled]) -> list[Predicted]:
+    labels = {str(row.label) for row in known}
+    if len(labels) > 1:
+        return predict(known, rows)
+    only = next(iter(labels))
+    return [Predicted(row.id, row.label, only, {only: 1.0}) for row in rows]
+
+
+def _labelled(rows: Sequence[Asked]) -> list[Labelled]:
+    return [Labelled(row.id, row.origin, row.text, row.answers[0]) for row in rows]
 
 
 def mean_task_accuracy(rows: Sequence[Asked], predictions: Sequence[Predicted]) -> float:

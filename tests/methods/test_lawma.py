@@ -34,12 +34,13 @@ from camelid.task import (
     deal_documents,
     document_of,
     downsample_majority,
+    draw_each,
     draw_first,
     find_majority,
     join_documents,
     read_tasks,
 )
-from camelid.task_scores import Scorable
+from camelid.task_scores import Scorable, predict_by_task
 from conftest import invoke, own_rows, write_csv, write_jsonl
 
 lawma = methods.load("lawma")
@@ -539,7 +540,7 @@ def test_every_pass_has_rows_of_its_own_and_the_order_of_the_loop() -> None:
 
 def test_few_rows_are_drawn_of_each_task_and_are_part_of_more() -> None:
     rows = [*rows_of({"A": 9, "B": 9}, "one"), *rows_of({"A": 3}, "two")]
-    few, more, other = (lawma.draw_rows(rows, count, seed) for count, seed in ((2, 0), (5, 0), (5, 1)))
+    few, more, other = (draw_each(rows, count, f"{seed} curve") for count, seed in ((2, 0), (5, 0), (5, 1)))
     assert Counter(row.task for row in few) == {"one": 2, "two": 2}
     assert Counter(row.task for row in more) == {"one": 5, "two": 3}
     assert {row.id for row in few} < {row.id for row in more} != {row.id for row in other}
@@ -942,7 +943,7 @@ def test_in_a_chat_the_templates_tokens_count_as_well() -> None:
 def test_one_label_among_known_rows_is_repeated() -> None:
     """Of several right answers the first is taken, which may leave one class: nothing is fitted then."""
     known = [asked("a", "r", number=0), asked("b", "r", "g", number=1)]
-    found = lawma.by_tasks(lambda *_: pytest.fail("fitted"), known, [asked("c", "r", "b", number=2)])
+    found = predict_by_task(lambda *_: pytest.fail("fitted"), known, [asked("c", "r", "b", number=2)])
     assert [(row.gold, row.predicted) for row in found] == [("r", "r")]
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from camelid import bags, data, methods, models, networks, prediction
-from camelid.bags import collate_bags
+from camelid.bags import collate_bags, hold_out_bags, rows_of
 from camelid.belief_propagation import propagate
 from camelid.errors import UserError
 from camelid.methods.classify import llp_bp as method
@@ -324,7 +324,11 @@ def test_equal_texts_in_several_bags_are_a_warning(tmp_path: Path) -> None:
 def test_bags_are_held_out_at_random_and_one_is_too_few(tmp_path: Path) -> None:
     """The rows of the chosen bags go with them; a share that would leave none to learn from is cut."""
     known = bags_of((2, 1), (3, 1), (1, 0))
-    assert method.rows_of(known, [0, 2]).tolist() == [0, 1, 5]
+    assert rows_of(known, [0, 2]).tolist() == [0, 1, 5]
+    for share, count in ((0.3, 3), (0.01, 1), (0.99, 9)):
+        learned, kept = hold_out_bags(10, share, 0)
+        assert len(kept) == count
+        assert sorted([*learned.tolist(), *kept.tolist()]) == list(range(10))
     people = write_bags(tmp_path, rows=16)
     values = {"data.train": str(people), **TABLE, "plan.keep": "best", "held_out_bags": 0.9}
     assert (methods.run("llp-bp", values, out=tmp_path / "run") / "scores.json").exists()

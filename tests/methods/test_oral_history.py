@@ -20,16 +20,18 @@ from sklearn.metrics import f1_score
 
 from camelid import bases, engines, methods, metrics
 from camelid import codebook as codebooks
-from camelid.annotation import UNCLASSIFIED
+from camelid.annotation import UNCLASSIFIED, label_of
 from camelid.archive import Archive, code_row, first_to_review, read_archive
+from camelid.baselines import predict_nearest
 from camelid.engines import Completion, Question, Request, Scored
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
+from camelid.evaluation import score_weighted_f1
 from camelid.folds import deal_folds, split_share, spread
 from camelid.methods.classify import oral_history as method
 from camelid.methods.classify.oral_history import Configuration, Study
-from camelid.parsing import read_reply
+from camelid.parsing import parse_label, read_reply
 from camelid.rows import Annotated, Judged, Predicted, iterate_rows
 from conftest import Camelid, own_rows, write_csv, write_jsonl
 
@@ -190,17 +192,6 @@ def test_check_1_groups_stay_on_one_side() -> None:
     assert len({(row.group, folds[row.id]) for row in rows}) == 4
 
 
-@pytest.mark.data
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_check_1_fifteen_narrators(seed: int) -> None:
-    found = method.read_gold(values(split="groups", plan__seed=seed))
-    memory, test = {row.group for row in found.train}, {row.group for row in found.test}
-    assert len(memory | test) == 15
-    assert not memory & test
-    assert "" not in memory | test
-    assert abs(len(found.train) - 223) < 40
-
-
 def test_every_fold_has_every_label() -> None:
     rows = [note(n, f"row {n}", str(n % 5)) for n in range(50)]
     folds = deal_folds(rows, "topic", "rows", method.FOLDS, 0)
@@ -241,7 +232,7 @@ def test_nearest_rows_vote_by_their_similarity() -> None:
     texts = [("the guards at the gate counted us", "2"), ("a gate", "1"), ("my gate", "1"), ("a shop", "1")]
     memory = [note(n, text, label) for n, (text, label) in enumerate(texts)]
     rows = [note(9, "the guards at the gate counted them"), note(8, "nothing of it")]
-    found = method.predict_nearest(method.labelled(memory, "topic"), method.labelled(rows, "topic"))
+    found = predict_nearest(method.labelled(memory, "topic"), method.labelled(rows, "topic"))
     assert [row.predicted for row in found] == ["2", "1"]
     assert found[0].probabilities["2"] > 0.5 > found[0].probabilities["1"] > 0
     assert sum(found[0].probabilities.values()) == pytest.approx(1)
@@ -301,7 +292,7 @@ def test_check_2_metric_parity() -> None:
     assert metrics.macro_f1(gold_N, found_N, 3) == pytest.approx(0.433333, abs=1e-6)
     assert metrics.accuracy(gold_N, found_N) == 0.6
     rows = [Predicted(str(n), str(a), str(b), {}) for n, (a, b) in enumerate(zip(gold_N, found_N))]
-    found = method.weighted_f1(rows, ["0", "1", "2", UNCLASSIFIED])
+    found = score_weighted_f1(rows, ["0", "1", "2", UNCLASSIFIED])
     assert found["value"] == pytest.approx(0.58)
     assert found["value"] == pytest.approx(f1_score(gold_N, found_N, average="weighted"))
     assert found["low"] < 0.58 < found["high"]
@@ -320,11 +311,11 @@ WORDS = {"POSITIVE": "positive", "Neutral.": "neutral", "mixed": None, "It is ne
     (["1", "3", "07"], "2", None), (["1", "3", "07"], "3", "3"), (["1", "3", "07"], "7", "07"),
 ])  # fmt: skip
 def test_check_3_parser_table(labels: list[str], reply: str, label: str | None) -> None:
-    parsed = read_reply(Completion(reply, "end"), method.parser_of(labels))
+    parsed = read_reply(Completion(reply, "end"), parse_label(labels))
     assert (parsed.outcome == "value") == (label is not None)
     assert parsed.value == label
     judged = ask_once(labels, [reply, "still no label"])
-    assert method.label_of(judged) == (label or UNCLASSIFIED)
+    assert label_of(judged) == (label or UNCLASSIFIED)
     prediction = method.predicted([judged], [note(0, "text", "2")], "topic")[0]
     assert prediction.predicted == (label or UNCLASSIFIED)
 
@@ -627,7 +618,7 @@ def test_the_label_head_is_trained_on_memory_rows(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Any] = []
-    monkeypatch.setattr(method.labelling, "fit", lambda module, tokenizer, rows, *rest: taught.extend(rows))
+    monkeypatch.setattr(method.labelling, "fit", lambda module, tokenizer, rows, *rest, **more: taught.extend(rows))
 
     class Trains:
         def model(self, name: str, build: Any, fit: Callable[[Any, Path], None]) -> Path:
@@ -732,7 +723,7 @@ def test_the_archive_sees_memory_rows_and_its_tally_is_that_of_its_rows(
 
     lines = [json.loads(line) for line in (folder / "archive" / "topic.jsonl").read_text().splitlines()]
     rows = [note(n, line["text"]) for n, line in enumerate(lines)]
-    seconds = method.predict_nearest(method.labelled(memory, "topic"), method.labelled(rows, "topic"))
+    seconds = predict_nearest(method.labelled(memory, "topic"), method.labelled(rows, "topic"))
     assert [line["second"] for line in lines] == [row.predicted for row in seconds]
     entry = json.loads((folder / "scores.json").read_text())["topic archive"]
     assert entry["outcomes"] == {"value": 3}
@@ -920,24 +911,6 @@ def test_a_compared_model_has_no_revision_of_the_recipes_own() -> None:
     recipe = values(model__base="own", model__revision="v2", models=["other"])
     assert method.model_of(recipe, "other").revision is None
     assert method.model_of(recipe, "").revision == "v2"
-
-
-def test_memory_with_a_single_label_is_refused(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "gold.jsonl", [row | {"topic": "2"} for row in own_rows("oral-history")])
-    [(what, _)] = problems(data__train=str(path), labels=["topic"])
-    assert what == "all memory rows have one label of the kind 'topic'"
-
-
-def test_texts_on_both_sides_are_told_and_rows_left_out_are_counted_by_side(tmp_path: Path) -> None:
-    rows = own_rows("oral-history")
-    memory = write_jsonl(tmp_path / "memory.jsonl", [*rows[:6], rows[6] | {"text": ""}])
-    again = rows[0] | {"text": rows[0]["text"].upper()}
-    test = write_jsonl(tmp_path / "test.jsonl", [again, *rows[7:], *(rows[6] | {"text": ""} for _ in range(2))])
-    recipe = remote(data__train=str(memory), data__test=str(test), data__missing="drop", labels=["topic"])
-    found = method.read_gold(recipe)
-    assert found.dropped == {"memory: no text in column 'text'": 1, "test: no text in column 'text'": 2}
-    [warning] = found.warnings
-    assert warning.startswith("1 texts stand in memory and in test")
 
 
 def test_a_model_without_a_chat_template(tiny_model: Path, gold_jsonl: Path) -> None:

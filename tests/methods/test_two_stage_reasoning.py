@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,13 +19,14 @@ import transformers
 
 from camelid import bases, chat, data, methods
 from camelid.batches import Tokens
-from camelid.engines import Completion, Question, Request, Scored
+from camelid.engines import Question, Request, Scored
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
 from camelid.metrics import mcnemar, mcnemar_statistic
 from camelid.objectives import cross_entropy
 from camelid.parsing import parse_marked
+from camelid.rationales import count_reasons, infuse
 from camelid.recipe import Plan
 from camelid.report.reasons import collect_reasons
 from camelid.rows import Explained, Labelled, Predicted, Reasoned, iterate_rows
@@ -370,32 +372,17 @@ def test_the_limit_holds_the_longest_label_and_the_end() -> None:
 # What is kept of what is drawn
 
 
-def sifted(text: str, stop: Any = "end", problem: str = "", **values: Any) -> tuple[str, str]:
-    row = Labelled("0", "x", "one", "joy")
-    recipe = resolved(least_tokens=4, reasoning_tokens=30, **values)
-    found = two_stage.sift(recipe, chat_tokenizer(), row, Completion(text, stop, problem=problem))
-    return found.text, found.fault
+def reasoner(monkeypatch: pytest.MonkeyPatch, engine: Any, untuned: Any = None, **values: Any) -> Any:
+    """What gives rows their reasons from an engine."""
+    monkeypatch.setattr(two_stage, "open_base", lambda recipe: SimpleNamespace(tokenizer=chat_tokenizer()))
+    opened = lambda values, model, *adapted: engine if adapted else untuned  # noqa: E731
+    monkeypatch.setattr(two_stage.engines, "open_engine", opened)
+    return two_stage.reasoner_of(resolved(least_tokens=1, generator__source="engine", **values), None, EMOTIONS)
 
 
-def test_what_is_kept() -> None:
-    assert sifted("It is a warm text.\nSo joy.") == ("It is a warm text. So joy.", "")
-    assert sifted("It is warm. It costs 3.5 and goes", "length") == ("It is warm.", "")
-    assert sifted("Is it? Yes! And th", "length") == ("Is it? Yes!", "")
-    assert sifted("It goes on and on and", "length") == ("", "cut off in the first sentence")
-    assert sifted("It costs 3.5 and goes", "length") == ("", "cut off in the first sentence")
-    assert sifted(" \n ") == ("", "empty")
-    assert sifted("x")[1] == "fewer than 4 tokens"
-    assert sifted("far too long " * 20)[1] == "more than 30 tokens"
-    assert sifted("", "failed", "timeout") == ("", "timeout")
-
-
-def reasoner(engine: Any, **values: Any) -> Any:
-    untuned = values.pop("untuned", engine)
-    recipe = resolved(least_tokens=1, **values)
-    return two_stage.Reasoner(recipe, chat_tokenizer(), EMOTIONS, lambda: engine, lambda: untuned)
-
-
-def test_rows_are_drawn_again_until_they_have_a_reason_and_stay_plain_otherwise() -> None:
+def test_rows_are_drawn_again_until_they_have_a_reason_and_stay_plain_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = [Labelled("0", "x", "one", "joy"), Labelled("1", "x", "two", "anger"), Labelled("2", "x", "three", "joy")]
 
     def reply(request: Request) -> str:
@@ -404,34 +391,34 @@ def test_rows_are_drawn_again_until_they_have_a_reason_and_stay_plain_otherwise(
         return "" if "three" in content or ("two" in content and not late) else f"Because of {request.seed}."
 
     engine = ScriptedEngine(reply)
-    judged = two_stage.draw_reasons(reasoner(engine, tries=3), rows)
+    judged = reasoner(monkeypatch, engine, tries=3)(rows)
     assert [one.value["reasonings"] for one in judged] == [["Because of 0."], ["Because of 2."], []]
     assert [one.value["left out"] for one in judged] == [{}, {"empty": 2}, {"empty": 3}]
     assert len(engine.asked) == 3 + 2 + 2, "what has its reason is not asked again"
-    assert two_stage.count_reasons(judged) == {
+    assert count_reasons(judged) == {
         "rows": 3, "rows with reasoning": 2, "rows that stay plain": 1, "reasonings": 2, "drawings": 7,
         "left out": {"empty": 5},
     }  # fmt: skip
-    assert [row.reasoning for row in two_stage.infuse(rows, judged)] == ["Because of 0.", "Because of 2.", ""]
+    assert [row.reasoning for row in infuse(rows, judged)] == ["Because of 0.", "Because of 2.", ""]
     content = engine.asked[0].prompt[-1].content  # type: ignore[union-attr]
     assert "Text: one" in content
     assert "Answer: joy" in content
 
 
-def test_several_reasonings_make_several_rows() -> None:
+def test_several_reasonings_make_several_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ScriptedEngine(
         lambda request: "" if request.sample == 1 and not request.seed else f"S{request.seed}{request.sample}"
     )
     rows = [Labelled("4", "x", "one", "joy")]
-    judged = two_stage.draw_reasons(reasoner(engine, reasonings=2), rows)
+    judged = reasoner(monkeypatch, engine, reasonings=2)(rows)
     assert judged[0].value["reasonings"] == ["S00", "S10"]
-    found = list(two_stage.infuse(rows, judged))
+    found = list(infuse(rows, judged))
     assert [(row.id, row.question, row.answer, row.reasoning) for row in found] == [
         ("4.0", "one", "joy", "S00"), ("4.1", "one", "joy", "S10"),
     ]  # fmt: skip
 
 
-def test_the_consistency_check_asks_the_untuned_base_and_draws_again() -> None:
+def test_the_consistency_check_asks_the_untuned_base_and_draws_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first reason of the second row speaks of anger: it is left out, and the next one is kept."""
     rows = [Labelled("0", "x", "one", "joy"), Labelled("1", "x", "two", "joy")]
     engine = ScriptedEngine(
@@ -443,106 +430,13 @@ def test_the_consistency_check_asks_the_untuned_base_and_draws_again() -> None:
         return Scored(tuple((-1.0 if text == wanted else -2.0,) for text in question.answers))
 
     untuned = ScriptedEngine([], prefer)
-    judged = two_stage.draw_reasons(reasoner(engine, check_label=True, untuned=untuned), rows)
+    judged = reasoner(monkeypatch, engine, untuned, check_label=True)(rows)
     assert [one.value["reasonings"] for one in judged] == [["Warm."], ["Warm."]]
     assert judged[1].value["left out"] == {"another label is likelier": 1}
     assert all("Answer: " not in one.prompt[-1].content for one in untuned.asked), "the scorer is not told the label"  # type: ignore[union-attr]
     engine.asked.clear()
-    judged = two_stage.draw_reasons(reasoner(engine), rows)
+    judged = reasoner(monkeypatch, engine)(rows)
     assert judged[1].value["reasonings"] == ["It is an angry text."], "off by default"
-
-
-def test_requests_that_failed_are_open_and_never_a_reason() -> None:
-    rows = [Labelled("0", "x", "one", "joy"), Labelled("1", "x", "two", "joy")]
-    row, other = rows
-    drawn = [two_stage.Drawing(row, "", "budget"), two_stage.Drawing(row, "", "budget")]
-    judged = [two_stage.judge_reasons(resolved(), row, drawn)]
-    judged += [two_stage.judge_reasons(resolved(), other, [*drawn, two_stage.Drawing(other, "So.", "")])]
-    assert (judged[0].outcome, judged[0].problem) == ("failed", "budget")
-    assert judged[1].value["reasonings"] == ["So."]
-    counts = two_stage.count_reasons(judged)
-    assert counts["rows that stay plain"] == 1
-    assert counts["left out"] == {"budget": 3}
-
-
-def test_a_file_of_reasons_is_matched_by_text_and_label(chat_model: Path) -> None:
-    written = [
-        Reasoned("0", "f", " one ", "joy", "Warm\nwords."), Reasoned("1", "f", "one", "anger", "Not this one."),
-        Reasoned("2", "f", "two", "joy", "x"), Reasoned("3", "f", "one", "joy", "A second one."),
-    ]  # fmt: skip
-    rows = [Labelled(str(n), "x", text, "joy") for n, text in enumerate(["one", "two", "three"])]
-    recipe = resolved(reasonings=2)
-    judged = two_stage.look_up_reasons(recipe, chat_tokenizer(), written, rows)
-    assert [one.value["reasonings"] for one in judged] == [["Warm words.", "A second one."], [], []]
-    assert [one.value["left out"] for one in judged] == [{}, {"fewer than 5 tokens": 1}, {"not in the file": 1}]
-
-
-# The generator
-
-
-def test_lessons_are_short_and_none_is_measured_on(chat_model: Path, tmp_path: Path) -> None:
-    rows = [{"question": f"q {n % 8}", "answer": "a", "reasoning": "r " * (n + 1)} for n in range(16)]
-    rows.append({"question": "long", "answer": "a", "reasoning": "word " * 300})
-    source = write_jsonl(tmp_path / "lessons.jsonl", rows)
-    values = {"generator__rows": str(source), "generator__probe_rows": 3, "model__base": str(chat_model)}
-    lessons, probe, dropped = two_stage.draw_lessons(resolved(**values))
-    assert len(probe) == 3
-    assert not {row.question for row in probe} & {row.question for row in lessons}
-    assert dropped == {"longer than 160 tokens": 1}
-    few, *_ = two_stage.draw_lessons(resolved(**values, generator__most_rows=2))
-    assert few == lessons[:2]
-    with pytest.raises(UserError, match="leaves no rows for the generator"):
-        two_stage.draw_lessons(resolved(**values | {"generator__probe_rows": 99}))
-
-
-def test_a_named_set_is_measured_on_its_test_split(chat_model: Path) -> None:
-    values = {"generator__most_rows": 30, "generator__longest": 400, "model__base": str(chat_model)}
-    lessons, probe, _ = two_stage.draw_lessons(resolved(**values, generator__probe_rows=5))
-    assert [{row.origin.split()[1] for row in rows} for rows in (lessons, probe)] == [{"train"}, {"test"}]
-    assert (len(lessons), len(probe)) == (30, 5)
-    assert not two_stage.draw_lessons(resolved(**values, generator__probe_rows=0))[1]
-
-
-def test_tokens_of_the_answer_are_spared() -> None:
-    """ "8" stands alone once and inside 18 once; only tokens of the first are left out."""
-    tokenizer = chat_tokenizer()
-    ids = tokenizer("18 less 10 is 8.")["input_ids"]
-    kept = two_stage.spare_answer(tokenizer, "18 less 10 is 8.", "8")
-    left_out = [tokenizer.decode([ids[n]]).strip() for n in range(len(ids)) if n not in kept]
-    assert left_out == ["8"]
-    assert len(two_stage.spare_answer(tokenizer, "8", "8")) == 1, "all where none would be left"
-
-
-def test_the_probe_scores_the_gold_reasoning_under_four_prompts(
-    monkeypatch: pytest.MonkeyPatch, chat_model: Path
-) -> None:
-    """The tuned engine gives 1 nat a token with the right answer, 2 with another, 3 with none; the base gives 5."""
-    rows = [
-        Reasoned("0", "x", "What is 2 and 2?", "4", "It is 4."), Reasoned("1", "x", "And 1 and 3?", "4", "Also 4."),
-        Reasoned("2", "x", "And 3 and 3?", "6", "Then 6 it is."),
-    ]  # fmt: skip
-    right = {row.question: row.answer for row in rows}
-    tokenizer = chat_tokenizer()
-
-    def scores(question: Question) -> Scored:
-        content = question.prompt[-1].content  # type: ignore[union-attr]
-        asked = next(text for text in right if text in content)
-        nats = 3 if "Answer: unknown" in content else 1 if f"Answer: {right[asked]}\n" in content else 2
-        return Scored(((-float(nats),) * (len(tokenizer(question.answers[0])["input_ids"]) + 1),))
-
-    tuned = ScriptedEngine([], scores)
-    base = ScriptedEngine([], lambda q: Scored(tuple((-5.0,) * len(values) for values in scores(q).logprobs)))
-    opened = lambda engine, model, adapted=None, base_=None: tuned if adapted else base  # noqa: E731
-    monkeypatch.setattr(two_stage.engines, "open_engine", opened)
-    found = two_stage.probe_generator(resolved(model__base=str(chat_model)), Path("generator"), rows)
-    nats = {"untuned": 5.0, "tuned": 1.0, "another answer": 2.0, "unknown": 3.0}
-    assert found["nats a token"] == pytest.approx(nats)
-    values = {name: one["value"] for name, one in found["differences"].items()}
-    assert values == pytest.approx({
-        "untuned - tuned": 4.0, "another answer - tuned": 1.0, "unknown - tuned": 2.0,
-        "another answer - tuned, without its tokens": 1.0,
-    })  # fmt: skip
-    assert all(one.ended for one in tuned.asked if isinstance(one, Question))
 
 
 # Runs
@@ -567,14 +461,6 @@ def reasons_jsonl(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not row["text"].startswith("The queue")
     ]
     return write_jsonl(tmp_path_factory.mktemp("reasons") / "reasons.jsonl", rows)
-
-
-def test_reasons_that_a_run_wrote_are_read_again(tmp_path: Path) -> None:
-    """Rows that stayed plain there have no reasoning, and give none."""
-    rows = [{"question": f"q {n}", "answer": "a", "reasoning": "because" if n else ""} for n in range(3)]
-    source = write_jsonl(tmp_path / "train.jsonl", rows)
-    recipe = two_stage.Recipe.model_validate({"generator": {"source": "file", "file": str(source)}})
-    assert [row.question for row in two_stage.read_given(recipe)] == ["q 1", "q 2"]
 
 
 @pytest.fixture(scope="module")
@@ -783,8 +669,9 @@ def test_a_finished_run_reads_neither_reasons_nor_model_again(
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a finished stage was made again")
 
-    for name in ("read_reasoned", "open_base", "read"):
+    for name in ("open_base", "read"):
         monkeypatch.setattr(two_stage, name, refuse)
+    monkeypatch.setattr(two_stage.rationales, "read_given", refuse)
     methods.resume(folder)
     assert (folder / "scores.json").read_bytes() == before
 

@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from camelid import asking, methods
-from camelid.active_learning import draw_by_cluster, draw_random, draw_unsure
+from camelid.active_learning import draw_by_cluster, draw_random, draw_unsure, f1_of_relevant
 from camelid.engines import Completion
 from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
@@ -133,8 +133,8 @@ def test_check_6_the_metric_trap() -> None:
     """Saying no to all has a weighted F1 above the authors' start score, and none of the relevant class."""
     gold = np.array([False] * 397 + [True] * 102)
     assert f1_score(gold, np.zeros(499, dtype=bool), average="weighted") == pytest.approx(0.705022, abs=1e-6)
-    assert method.f1_on(np.zeros(499), members(gold.tolist())) == 0
-    assert method.f1_on(gold * 0.6, members(gold.tolist())) == 1
+    assert f1_of_relevant(np.zeros(499), members(gold.tolist())) == 0
+    assert f1_of_relevant(gold * 0.6, members(gold.tolist())) == 1
 
 
 def simulate(seed: int, sampler: Any, **values: Any) -> tuple[int, int]:

@@ -42,7 +42,7 @@ class VllmEngine:
 
     def logprobs(self, questions: Sequence[Question]) -> Iterator[tuple[int, Scored]]:
         """Scores from the log-probs of a prompt that ends with the answer."""
-        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
         for index, question in enumerate(questions):
             before, answers = encode_question(self.tokenizer, question)
@@ -58,7 +58,7 @@ class VllmEngine:
             yield index, Scored(found, len(before))
 
     def _sampling(self, request: Request, prompt_tokens: int) -> Any:
-        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
         wanted = request.sampling
         return SamplingParams(
@@ -76,7 +76,7 @@ def open_vllm(engine: recipe.Engine, model: recipe.Model, cache: Any) -> VllmEng
     """The recipe's model in vLLM. Raises UserError when vLLM is not installed."""
     if find_spec("vllm") is None:
         raise UserError("engine.kind is vllm, which is not installed", "pip install 'camelid[vllm]', or take local.")
-    from vllm import LLM  # pyright: ignore[reportMissingImports]
+    from vllm import LLM  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
     base = bases.open_base(model.base, model.revision)
     precision = bases.resolve_precision(engine.precision)

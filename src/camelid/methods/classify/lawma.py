@@ -45,13 +45,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from camelid import baselines, bases, engines, forecast, labelling, models, recipe
+from camelid import baselines, bases, engines, forecast, labelling, models, recipe, task_scores
 from camelid.annotation import softmax
 from camelid.batches import PassBatches, Tokens
 from camelid.chat import converse, encode_prompt
 from camelid.engines import Engine, Question, Sampling
 from camelid.engines.local import LocalEngine
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.evaluation import evaluate
 from camelid.lettering import Letters, letter_choices
 from camelid.objectives import cross_entropy
@@ -61,12 +61,12 @@ from camelid.rows import Asked, Labelled, Predicted, Prompt
 from camelid.runs import Run, read_manifest, slug
 from camelid.sampling import sample
 from camelid.scoring import score
-from camelid.task import Task, TaskData, TaskSet, by_task, draw_first, read_tasks
-from camelid.task_scores import Scorable, describe_tasks, mean_task_accuracy, task_scorer
+from camelid.task import Task, TaskData, TaskSet, by_task, draw_each, read_tasks
+from camelid.task_scores import Scorable, match_gold, mean_task_accuracy
 from camelid.training import train
 
 OURS, SINGLE = "joint fine-tuning", "single-task fine-tuning"
-ZERO, MAJORITY, TFIDF = "zero-shot prompt", "majority class", "TF-IDF + logistic regression"
+ZERO = "zero-shot prompt"
 ON_UNSEEN = " on unseen tasks"
 METRIC = "mean_task_accuracy"
 INTEGER_TOKENS = 10  # of a written number
@@ -143,18 +143,10 @@ class Study:
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
     if recipe.responses:
-        found = read_responses(Path(recipe.responses))
-        return [("responses", f"{len(found)} tasks, {sum(map(len, found.values())):,} rows")]
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    looks: dict[str, Callable[[], Any]] = {
-        "read": lambda: read_tasks(recipe.data, recipe.plan.seed), "base": lambda: base_of(recipe)
-    }  # fmt: skip
-    found: dict[str, Any] = {}
-    for name, look in looks.items():
-        try:
-            found[name] = look()
-        except UserError as error:
-            problems += error.all()
+        responses = read_responses(Path(recipe.responses))
+        return [("responses", f"{len(responses)} tasks, {sum(map(len, responses.values())):,} rows")]
+    looks = {"read": lambda: read_tasks(recipe.data, recipe.plan.seed), "base": lambda: base_of(recipe)}
+    found, problems = try_all(looks, _complaints(recipe))
     if len(found) == len(looks):
         problems += _misfits(recipe, found["read"], found["base"])
     raise_all(problems)
@@ -181,7 +173,7 @@ def run(recipe: Recipe, run: Run) -> None:
         systems |= compare(study, run, rows)
     held_out = scorables(study, run, rows["test"])
     run.scores("held_out", lambda: score_systems(systems, held_out, OURS, "test"))
-    run.scores("tasks", lambda: describe_tasks(held_out, systems))
+    run.scores("tasks", lambda: task_scores.describe_tasks(held_out, systems))
     if unseen:
         generalise(study, run, joint, unseen)
     if recipe.curve:
@@ -271,13 +263,15 @@ def fit(study: Study, model: Any, folder: Path, rows: Sequence[Asked], dev: Sequ
     """Step 5. States of frozen layers are computed once where a row is the same in every pass."""
     sheet = study.sheet()
     pad = pad_id(sheet.tokenizer)
+    varies = study.recipe.shuffle or any(len(row.answers) > 1 for row in rows)
 
     def make(epoch: int) -> Any:
         tokens = [tell(study, row, epoch, plan.seed) for row in rows]
-        frozen = None if _varies(study.recipe, rows) else labelling.freeze_states(model, tokens, plan, pad)
-        return labelling.over_epochs(tokens, plan, pad, frozen)
+        if varies:
+            return labelling.over_epochs(tokens, plan, pad)
+        return labelling.over_unvaried(model, tokens, plan, pad)
 
-    batches = PassBatches(make) if _varies(study.recipe, rows) else make(0)
+    batches = PassBatches(make) if varies else make(0)
 
     def dev_scores(model: Any) -> dict[str, float]:
         was_training = model.training
@@ -299,10 +293,6 @@ def tell(study: Study, row: Asked, epoch: int, seed: int) -> Tokens:
     return tell_answer(sheet.tokenizer, posed.prompt, posed.answers.get(code, sheet.letters.lead + code), ended=True)
 
 
-def _varies(recipe: Recipe, rows: Sequence[Asked]) -> bool:
-    return recipe.shuffle or any(len(row.answers) > 1 for row in rows)
-
-
 # 6. Answers
 
 
@@ -322,17 +312,13 @@ def ask(study: Study, engine: Engine, rows: Sequence[Asked]) -> list[Predicted]:
         if scored.problem:
             raise UserError(f"the question on {row.origin} failed: {scored.problem}", "Lower max_tokens.")
         shares = dict(zip(posed[row.id].answers, softmax(scored.sums), strict=True))
-        found[row.id] = judge(row, max(shares, key=shares.__getitem__), shares)
+        found[row.id] = match_gold(row, max(shares, key=shares.__getitem__), shares)
     if numbered:
         replies = sample(engine, [posed[row.id].prompt for row in numbered], WRITTEN, what="counting")
-        found |= {row.id: judge(row, read_integer(one[0].text), {}) for row, one in zip(numbered, replies, strict=True)}
+        found |= {
+            row.id: match_gold(row, read_integer(one[0].text), {}) for row, one in zip(numbered, replies, strict=True)
+        }
     return [found[row.id] for row in rows]
-
-
-def judge(row: Asked, predicted: str, shares: dict[str, float]) -> Predicted:
-    """A prediction beside the gold answer: the predicted one where that is among the right ones, else the first."""
-    gold = (predicted if predicted in row.answers else row.answers[0]) if row.answers else None
-    return Predicted(row.id, gold, predicted, shares)
 
 
 def label_rows(folder: Path, rows: Sequence[Labelled], base: str | None) -> list[dict[str, Any]]:
@@ -355,16 +341,7 @@ def label_rows(folder: Path, rows: Sequence[Labelled], base: str | None) -> list
 def scorables(study: Study, run: Run, rows: Sequence[Asked]) -> dict[str, Scorable]:
     """The tasks that rows are about, as they are scored."""
     balance = run.manifest["notes"]["balance"]
-    places = {row.id: place for place, row in enumerate(rows)}
-    return {
-        name: Scorable(
-            tuple(places[row.id] for row in own),
-            tuple(study.tasks[name].choices),
-            tuple(row.answers == (balance["majority"][name],) for row in own),
-            balance["kept"][name],
-        )
-        for name, own in by_task(rows).items()
-    }
+    return task_scores.tell_scorable(study.tasks, rows, balance["kept"], balance["majority"])
 
 
 def score_systems(
@@ -372,51 +349,19 @@ def score_systems(
 ) -> dict[str, Any]:
     """Systems on the rows of many tasks, ours against each other one."""
     trained = [name for name in systems if name.startswith((OURS, SINGLE))]
-    return {"split": split, **evaluate(systems, [], ours, "tasks", trained, scorer=task_scorer(tasks))}
+    return {"split": split, **evaluate(systems, [], ours, "tasks", trained, scorer=task_scores.task_scorer(tasks))}
 
 
 def compare(study: Study, run: Run, rows: Mapping[str, Sequence[Asked]]) -> dict[str, list[Predicted]]:
     """The majority class of each task, TF-IDF with logistic regression for each task, and the base without training."""
-    seed = study.recipe.plan.seed
-    simple: dict[str, Callable[[Any, Any], list[Predicted]]] = {
-        MAJORITY: baselines.predict_majority,
-        TFIDF: lambda known, asked: baselines.predict_tfidf(known, asked, seed),
-    }
     found = {
         name: run.rows(
-            f"predictions/{slug(name)}", lambda predict=predict: by_tasks(predict, rows["train"], rows["test"])
+            f"predictions/{slug(name)}",
+            lambda predict=predict: task_scores.predict_by_task(predict, rows["train"], rows["test"]),
         )
-        for name, predict in simple.items()
+        for name, predict in baselines.simple_systems(study.recipe.plan.seed).items()
     }
     return found | {ZERO: answer(study, run, ZERO, None, rows["test"])}
-
-
-def by_tasks(
-    predict: Callable[[Any, Any], list[Predicted]], known: Sequence[Asked], rows: Sequence[Asked]
-) -> list[Predicted]:
-    """A system that knows one task only, trained and asked task by task; in the order of the rows."""
-    taught, places = by_task(known), {row.id: row for row in rows}
-    found = {
-        one.id: judge(places[one.id], str(one.predicted), one.probabilities)
-        for name, own in by_task(rows).items()
-        for one in _predict_or_repeat(predict, _labelled(taught[name]), _labelled(own))
-    }
-    return [found[row.id] for row in rows]
-
-
-def _predict_or_repeat(
-    predict: Callable[[Any, Any], list[Predicted]], known: Sequence[Labelled], rows: Sequence[Labelled]
-) -> list[Predicted]:
-    """Predictions, or the one label that all known rows have (of several right answers the first is taken)."""
-    labels = {str(row.label) for row in known}
-    if len(labels) > 1:
-        return predict(known, rows)
-    only = next(iter(labels))
-    return [Predicted(row.id, row.label, only, {only: 1.0}) for row in rows]
-
-
-def _labelled(rows: Sequence[Asked]) -> list[Labelled]:
-    return [Labelled(row.id, row.origin, row.text, row.answers[0]) for row in rows]
 
 
 # 8. Tasks never trained on, few rows, one task
@@ -428,7 +373,7 @@ def generalise(study: Study, run: Run, joint: Path, rows: Sequence[Asked]) -> No
     answered = {name: answer(study, run, name, adapted, rows) for name, adapted in systems.items()}
     tasks = scorables(study, run, rows)
     run.scores("unseen", lambda: score_systems(answered, tasks, f"{OURS}{ON_UNSEEN}", "unseen"))
-    run.scores("unseen_tasks", lambda: describe_tasks(tasks, answered))
+    run.scores("unseen_tasks", lambda: task_scores.describe_tasks(tasks, answered))
 
 
 def draw_curve(
@@ -440,7 +385,7 @@ def draw_curve(
     for count in sorted(values.curve):
         reached = []
         for seed in range(values.plan.seed, values.plan.seed + values.curve_seeds):
-            few = draw_rows(rows["train"], count, seed)
+            few = draw_each(rows["train"], count, f"{seed} curve")
             changes = {"seed": seed, "epochs": values.curve_epochs or values.plan.epochs}
             plan = values.plan.model_copy(update=changes | {"batch_rows": min(values.plan.batch_rows, len(few))})
             model = tune(study, run, f"curve/{count}-{seed}", few, rows["dev"], plan)
@@ -452,11 +397,6 @@ def draw_curve(
     zero = [[0, mean_task_accuracy(rows["test"], systems[ZERO])]] if ZERO in systems else []
     line = [*zero, *points, [most, mean_task_accuracy(rows["test"], systems[OURS])]]
     run.scores("curves", lambda: {"x": "training rows a task", "y": "mean task accuracy", "lines": {OURS: line}})
-
-
-def draw_rows(rows: Sequence[Asked], count: int, seed: int) -> list[Asked]:
-    """`count` rows of each task, or all; with one seed fewer are part of more."""
-    return [row for name, own in by_task(rows).items() for row in draw_first(own, count, f"{seed} curve {name}")]
 
 
 def specialise(study: Study, run: Run, joint: Path, name: str, rows: Mapping[str, Sequence[Asked]]) -> None:
@@ -545,7 +485,7 @@ def _tell(recipe: Recipe, read: TaskSet, base: bases.Base) -> list[tuple[str, st
         ("tasks", f"{len(trained)} trained on, {len(read.tasks) - len(trained)} unseen"),
         ("choices", f"{max(len(task.choices) for task in read.tasks.values())} at most"),
         ("rows", ", ".join(f"{role} {len(rows):,}" for role, rows in roles.items() if rows)),
-        ("rows left out", ", ".join(f"{count:,} {why}" for why, count in read.dropped.items()) or "none"),
+        ("rows left out", forecast.tell_dropped(read.dropped)),
         ("prompt", f"about {fmean(lengths['train']):.0f} tokens, longest {max(lengths['train']):,}"),
         ("documents cut", f"{sum(cut for found in measured.values() for _, cut in found):,}"),
         ("trainings", f"{trainings}, the joint one of {steps:,} steps"),

@@ -45,13 +45,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
-from camelid import bases, environment, forecast, models, recipe
-from camelid.bags import BagBatch, BagData, bag_batches, read_bags
+from camelid import bases, forecast, models, recipe
+from camelid.bags import BagBatch, BagData, Bagged, bag_batches, hold_out_bags, read_bags, rows_of
 from camelid.belief_propagation import Beliefs, Floats, Groups, Pairs, propagate
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.evaluation import evaluate
-from camelid.hidden import hidden_states
-from camelid.networks import build_network
+from camelid.features import describe_members
+from camelid.networks import build_network, run_in_parts
 from camelid.prediction import tell_shares
 from camelid.ranking import auroc
 from camelid.rows import Bag, Labelled, Member, Predicted
@@ -61,7 +61,6 @@ from camelid.training import train
 OURS, REFINED, DLLP, SUPERVISED = "belief propagation", "refined beliefs", "bag shares (DLLP)", "full supervision"
 CLASSES = ["negative", "positive"]
 SETTLED = 1e-3  # nats: messages that change by no more have converged
-AT_ONCE = 4096  # rows that go through the network together: a wide layer of all rows would not fit
 PAIRWISE = 8  # rows of a bag from which on pairs of them do not settle
 
 
@@ -106,22 +105,18 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    try:
-        found = read_bags(recipe.data, recipe.plan.seed)
-    except UserError as error:
-        raise_all([*problems, *error.all()])
-        raise
-    sizes = [len(bag.members) for bag in found.bags]
-    problems += [UserError(*complaint) for complaint in _bag_complaints(recipe, sizes)]
+    looked, problems = try_all({"bags": lambda: read_bags(recipe.data, recipe.plan.seed)}, _complaints(recipe))
+    if looked:
+        problems += [UserError(*complaint) for complaint in _bag_complaints(recipe, looked["bags"].bags)]
     raise_all(problems)
+    found: Bagged = looked["bags"]
+    sizes = [len(bag.members) for bag in found.bags]
     positives = sum(bag.positives for bag in found.bags)
-    dropped = ", ".join(f"{count:,} {why}" for why, count in found.dropped.items())
     texts = [row.text for row in [*found.members, *found.test]]
     return [
         ("rows", f"{sum(sizes):,} in {len(sizes):,} bags of {min(sizes)} to {max(sizes)}, test {len(found.test):,}"),
         ("positive", f"{positives:,} ({positives / sum(sizes):.1%})"),
-        ("rows left out", dropped or "none"),
+        ("rows left out", forecast.tell_dropped(found.dropped)),
         ("pairs", f"at most {sum(sizes) * recipe.neighbours:,} of neighbours"),
         ("trainings", f"{1 + recipe.refinements + 2 * recipe.compare} of {recipe.plan.epochs} epochs"),
         *([("time", _time(recipe, texts))] if any(texts) else []),
@@ -135,7 +130,7 @@ def run(recipe: Recipe, run: Run) -> None:
     members, bags = run.rows("train", lambda: found().members), run.rows("bags", lambda: found().bags)
     test = run.rows("test", lambda: found().test)
     run.note("data", lambda: {"dropped": found().dropped, "warnings": found().warnings})
-    features = run.arrays("features", lambda: {"train": describe(recipe, members), "test": describe(recipe, test)})
+    features = run.arrays("features", lambda: {"train": tell(recipe, members), "test": tell(recipe, test)})
     covariates_ND, systems, rounds = features["train"], {}, 1 + recipe.refinements
     learn = partial(train_network, recipe, run, bags, features["train"], partial(trace_origin, recipe, members))
 
@@ -171,25 +166,16 @@ def label_rows(folder: Path, rows: Sequence[Labelled], base: str | None) -> list
         what = f"the model in {folder} reads numbers of a table, and texts are labelled here"
         raise UserError(what, "The labels of the bags' own members are in predictions/members.jsonl.")
     members = [Member(row.id, row.origin, row.text, (), "", None) for row in rows]
-    return predict(folder / "model", members, describe(values, members, base))
+    return predict(folder / "model", members, tell(values, members, base))
 
 
 def recipe_of(folder: Path) -> Recipe:
     return recipe.read_recipe(Recipe, folder / "recipe.toml")
 
 
-# Features
-
-
-def describe(recipe: Recipe, rows: Sequence[Member], base: str | None = None) -> Any:
-    """numbers_NP of each row: those of its table, or the mean last state of its text under the frozen model."""
-    if not rows:
-        return np.zeros((0, 1), dtype=np.float32)
-    if rows[0].numbers:
-        return np.array([row.numbers for row in rows], dtype=np.float32)
-    opened = bases.open_base(base or recipe.model.base, None if base else recipe.model.revision)
-    trunk = bases.load_trunk(opened, bases.resolve_precision(recipe.plan.precision))
-    return hidden_states(trunk, opened.tokenizer, [row.text for row in rows], max_tokens=recipe.max_tokens)
+def tell(recipe: Recipe, rows: Sequence[Member], base: str | None = None) -> Any:
+    """numbers_NP of the rows."""
+    return describe_members(recipe.model, recipe.plan.precision, rows, recipe.max_tokens, base)
 
 
 # Steps 1 and 2: graph and potentials
@@ -339,9 +325,8 @@ def train_network(
     """The folder of a network trained with `objective` on bags; some are held out where the plan looks at them."""
     plan = recipe.plan.model_copy(update={"precision": "float32"})  # so small a network gains nothing in bfloat16
     watched = plan.keep == "best" or plan.patience is not None
-    held = min(max(1, round(recipe.held_out_bags * len(bags))), len(bags) - 1) if watched else 0
-    order = np.random.default_rng([plan.seed, len(bags)]).permutation(len(bags)) if watched else np.arange(len(bags))
-    learned, kept = np.sort(order[: len(bags) - held]), np.sort(order[len(bags) - held :])
+    every = np.arange(len(bags))
+    learned, kept = hold_out_bags(len(bags), recipe.held_out_bags, plan.seed) if watched else (every, every[:0])
 
     def batches_of(numbers: Any) -> Any:
         rows_N = rows_of(bags, numbers)
@@ -351,7 +336,7 @@ def train_network(
         if not watched:
             train(model, batches_of(learned), objective, plan, folder=folder)
             return
-        dev = batches_of(kept).collate(range(held))
+        dev = batches_of(kept).collate(range(len(kept)))
         train(
             model, batches_of(learned), objective, plan, folder=folder,
             evaluate=lambda model: {"bag fit": -fit_of(model, dev)},
@@ -360,12 +345,6 @@ def train_network(
     return run.model(
         name, build=lambda: build_network(numbers_NP, recipe.hidden, plan.seed, CLASSES, **origin()), fit=fit
     )
-
-
-def rows_of(bags: Sequence[Bag], numbers: Any) -> Any:
-    """Where the members of some of the bags stand among those of all."""
-    starts: Any = np.cumsum([0, *(len(bag.members) for bag in bags)])
-    return np.concatenate([np.arange(starts[number], starts[number + 1]) for number in numbers])
 
 
 def fit_of(model: Any, batch: Any) -> float:
@@ -411,20 +390,15 @@ def _over_members(logits_BM: Tensor, batch: BagBatch) -> Tensor:
 # Step 6 and answers
 
 
-@torch.inference_mode()
 def embed(network: Path, numbers_NP: Any) -> Any:
     """The network's embeddings of all rows."""
-    model = models.load_handle(network)[0]
-    return torch.cat([model.embed(part_NP) for part_NP in torch.as_tensor(numbers_NP).split(AT_ONCE)]).numpy()
+    return run_in_parts(models.load_handle(network)[0].embed, numbers_NP).numpy()
 
 
-@torch.inference_mode()
 def predict(network: Path, rows: Sequence[Member], numbers_NP: Any) -> list[Predicted]:
     """The probability of "positive" for each row; gold where it is known."""
-    model = models.load_handle(network)[0]
-    logits_N = torch.cat([model(part_NP) for part_NP in torch.as_tensor(numbers_NP).split(AT_ONCE)])
-    shares_N = logits_N.double().sigmoid()
-    return tell_shares(rows, shares_N, CLASSES)
+    logits_N = run_in_parts(models.load_handle(network)[0], numbers_NP)
+    return tell_shares(rows, logits_N.double().sigmoid(), CLASSES)
 
 
 def train_others(learn: Callable[[str, Any, Objective], Path], members: Sequence[Member]) -> dict[str, Path]:
@@ -454,13 +428,13 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     return found
 
 
-def _bag_complaints(recipe: Recipe, sizes: Sequence[int]) -> list[tuple[str, str]]:
+def _bag_complaints(recipe: Recipe, bags: Sequence[Bag]) -> list[tuple[str, str]]:
     """What these bags are too large or too few for."""
     found = []
-    if recipe.factors == "pairwise" and max(sizes) > PAIRWISE:
+    if recipe.factors == "pairwise" and max(len(bag.members) for bag in bags) > PAIRWISE:
         fix = "Leave it out: cardinality is exact inside a bag."
         found.append((f"factors = pairwise does not settle in bags of more than about {PAIRWISE} rows", fix))
-    if len(sizes) < 2 and (recipe.plan.keep == "best" or recipe.plan.patience is not None):
+    if len(bags) < 2 and (recipe.plan.keep == "best" or recipe.plan.patience is not None):
         found.append(
             ("plan.keep and plan.patience look at a bag that is held out, and there is one", "Leave them out.")
         )
@@ -472,6 +446,5 @@ def _time(recipe: Recipe, texts: Sequence[str]) -> str:
     base = bases.open_base(recipe.model.base, recipe.model.revision)
     ids = base.tokenizer(list(texts), verbose=False)["input_ids"]
     tokens = sum(min(len(one), recipe.max_tokens) for one in ids)
-    speed = environment.products_per_second(bases.resolve_precision(recipe.plan.precision))
-    minutes = forecast.OVERHEAD * 2 * bases.parameter_count(base.config) * tokens / speed / 60
-    return f"about {max(1, round(minutes))} min for the states of {tokens:,} tokens, and networks on top"
+    minutes = forecast.estimate_minutes(bases.parameter_count(base.config), recipe.plan.precision, tokens)
+    return f"about {minutes} min for the states of {tokens:,} tokens, and networks on top"

@@ -33,9 +33,8 @@ Differs from the paper in:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,13 +110,7 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
 
 def run(recipe: Recipe, run: Run) -> None:
     """Rows, baselines, the trained models, their predictions, scores."""
-    splits = cache(lambda: data.read_splits(recipe.data, recipe.plan.seed))
-    rows = Splits(
-        run.rows("train", lambda: splits().train),
-        run.rows("dev", lambda: splits().dev),
-        run.rows("test", lambda: splits().test),
-    )
-    run.note("data", lambda: {"dropped": splits().dropped, "warnings": splits().warnings})
+    rows = labelling.keep_splits(run, lambda: data.read_splits(recipe.data, recipe.plan.seed))
     task, classes, held_out = data.task_of(rows.train), data.labels_of(rows.train), rows.test or rows.dev
 
     systems = {
@@ -255,10 +248,7 @@ def _suffix(recipe: Recipe, plan: recipe.Plan) -> str:
     return "" if plan.seed == recipe.plan.seed else f"-seed-{plan.seed}"
 
 
-Baseline = Callable[[Sequence[Any], Sequence[Any]], list[Predicted]]
-
-
-def _baselines(recipe: Recipe, task: str, classes: Sequence[str]) -> dict[str, Baseline]:
+def _baselines(recipe: Recipe, task: str, classes: Sequence[str]) -> dict[str, baselines.Baseline]:
     """What one would try first. Prompts that ask for a number, a set or one tag a word are no sensible first try."""
     seed = recipe.plan.seed
     if task == "tags":
@@ -268,10 +258,7 @@ def _baselines(recipe: Recipe, task: str, classes: Sequence[str]) -> dict[str, B
         }
     if task == "regression":
         return {"mean": baselines.predict_mean, "TF-IDF + ridge regression": baselines.predict_ridge}
-    found: dict[str, Baseline] = {
-        "majority class": baselines.predict_majority,
-        "TF-IDF + logistic regression": lambda train, rows: baselines.predict_tfidf(train, rows, seed),
-    }
+    found = baselines.simple_systems(seed)
     if task == "labels":
         found["zero-shot prompt"] = lambda train, rows: prompt_base(recipe, classes, [], rows)
         found["few-shot prompt"] = lambda train, rows: prompt_base(recipe, classes, exemplars(recipe, train), rows)
@@ -324,8 +311,7 @@ def instruct(recipe: Recipe, run: Run, plan: recipe.Plan, rows: Splits, classes:
         prompts = [instruction(classes) + PROMPT.format(text=text) for text in texts]
         chosen = [answers[classes.index(row.label)] for row in rows.train]
         tokens = [tell_answer(base.tokenizer, *pair, ended=False) for pair in zip(prompts, chosen, strict=True)]
-        pad = pad_id(base.tokenizer)
-        batches = labelling.over_epochs(tokens, plan, pad, labelling.freeze_states(model, tokens, plan, pad))
+        batches = labelling.over_unvaried(model, tokens, plan, pad_id(base.tokenizer))
         unwatched = plan.model_copy(update={"keep": "last", "patience": None, "groups": ()})  # there is no head either
         train(model, batches, cross_entropy, unwatched, folder=folder)
 

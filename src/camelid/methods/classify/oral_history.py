@@ -43,31 +43,26 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import Field
 
-from camelid import baselines, bases, data, engines, labelling, metrics, models, prediction, recipe
+from camelid import baselines, bases, engines, gold, labelling, prediction, recipe
 from camelid.agreement import measure_agreement
-from camelid.annotation import UNCLASSIFIED, annotate, choose, count_outcomes, label_of, vote
+from camelid.annotation import UNCLASSIFIED, annotate, choose, count_outcomes, tell_predicted, vote
 from camelid.archive import Archive, code_row, first_to_review, read_archive, survey_archive, tally
-from camelid.codebook import Codebook, Design, are_numbers, read_codebook, write_frame, write_rule
+from camelid.codebook import Codebook, Design, find_unknown, read_codebook, write_frame, write_rule
 from camelid.data import Splits
-from camelid.data.columns import annotation_shape
 from camelid.engines import Engine, Prompt, Sampling
-from camelid.errors import UserError, raise_all
-from camelid.evaluation import evaluate
-from camelid.folds import deal_folds, split_share, spread
-from camelid.forecast import Meter
-from camelid.metrics import SEED, Draws
-from camelid.parsing import Parsed, Parser, parse_choice, parse_number
-from camelid.reading import Reading
-from camelid.retrieval import Embed, near_duplicates, nearest, normalise, remember, tfidf_embedding, vote_nearest
+from camelid.errors import UserError, raise_all, try_all
+from camelid.evaluation import evaluate, score_weighted_f1
+from camelid.folds import deal_folds, spread
+from camelid.forecast import Meter, tell_dropped
+from camelid.parsing import parse_label
+from camelid.retrieval import Embed, near_duplicates, nearest, remember, tfidf_embedding
 from camelid.rows import Annotated, Judged, Labelled, Message, Predicted, iterate_rows
 from camelid.runs import Run, slug
 
 Strategy = Literal["zero-shot", "few-shot", "retrieved"]
 FOLDS = 5  # of the memory rows, for the selection
-NEIGHBOURS = 5  # memory rows that vote
 CHUNK = 512  # archive rows asked at once: what their prompts share is computed once for each chunk
 ROOM = 512  # tokens of the context kept for the sentence and the template
 HEAD_TOKENS = 256  # the trained head reads no more of a row
@@ -150,39 +145,34 @@ class Study:
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    found: dict[str, Any] = {}
-    problems = [UserError(*complaint) for complaint in complaints(recipe)]
-    looks: dict[str, Callable[[Recipe], Any]] = {
-        "codebook": codebook_of, "gold": read_gold, "archive": survey, "meters": meters_of
+    looks: dict[str, Callable[[], Any]] = {
+        "codebook": lambda: codebook_of(recipe), "gold": lambda: read_gold(recipe), "archive": lambda: survey(recipe),
+        "meters": lambda: meters_of(recipe),
     }  # fmt: skip
     if recipe.supervise:  # it is trained last, after all that may be paid for
-        looks["base"] = lambda recipe: _open_base(recipe.model.base, recipe.model.revision)
-    for name, look in looks.items():
-        try:
-            found[name] = look(recipe)
-        except UserError as error:
-            problems.append(error)
+        looks["base"] = lambda: _open_base(recipe.model.base, recipe.model.revision)
+    found, problems = try_all(looks, complaints(recipe))
     if {"codebook", "gold"} <= set(found):
-        problems += unknown_labels(found["codebook"], [*found["gold"].train, *found["gold"].test])
+        problems += find_unknown(found["codebook"], [*found["gold"].train, *found["gold"].test])
     raise_all(problems)
-    gold = found["gold"]
-    study = Study(recipe, found["codebook"], gold.train, gold.test, lambda model: open_engine(recipe, model))
+    rows = found["gold"]
+    study = Study(recipe, found["codebook"], rows.train, rows.test, lambda model: open_engine(recipe, model))
     by = f"by {recipe.split}" if not recipe.data.test else "as given"
     return [
-        ("rows", f"memory {len(gold.train):,}, test {len(gold.test):,}, {by}"),
-        ("rows left out", ", ".join(f"{count:,} {why}" for why, count in gold.dropped.items()) or "none"),
+        ("rows", f"memory {len(rows.train):,}, test {len(rows.test):,}, {by}"),
+        ("rows left out", tell_dropped(rows.dropped)),
         *tell_cost(study, found["archive"][0]),
-        *(("warning", text) for text in gold.warnings),
+        *(("warning", text) for text in rows.warnings),
     ]
 
 
 def run(recipe: Recipe, run: Run) -> None:
     """Rows, the grid on memory rows, the selection, scores on test rows, agreement, the archive."""
     run.note("codebook", lambda: codebook_of(recipe).model_dump(mode="json"))
-    gold, surveyed = cache(lambda: read_gold(recipe)), cache(lambda: survey(recipe))
-    run.note("data", lambda: {"dropped": gold().dropped | surveyed()[1], "warnings": gold().warnings})
+    read, surveyed = cache(lambda: read_gold(recipe)), cache(lambda: survey(recipe))
+    run.note("data", lambda: {"dropped": read().dropped | surveyed()[1], "warnings": read().warnings})
     run.note("archive_rows", lambda: surveyed()[0])
-    memory, test = run.rows("memory", lambda: gold().train), run.rows("test", lambda: gold().test)
+    memory, test = run.rows("memory", lambda: read().train), run.rows("test", lambda: read().test)
     codebook = Codebook.model_validate(run.manifest["notes"]["codebook"])  # as it was when the run began
     study = Study(recipe, codebook, memory, test, lru_cache(maxsize=1)(lambda model: open_engine(recipe, model)))
 
@@ -200,24 +190,11 @@ def run(recipe: Recipe, run: Run) -> None:
 
 def read_gold(recipe: Recipe) -> Splits:
     """Memory rows as `train` and test rows, drawn from one source, or each from its own."""
-    values = recipe.data
-    shape = annotation_shape(values.text, {kind: kind for kind in recipe.labels}, recipe.group)
-    dropped: dict[str, Counter[str]] = {"memory": Counter(), "test": Counter()}
-    if not values.train:
-        raise UserError("no labelled rows are named", "Add --data FILE, or --data oral-history.")
-    rows = data.read_rows(values.train, values, shape=shape, dropped=dropped["memory"])
-    if lacking := sorted(set(recipe.labels) - set(rows[0].labels)):
-        known = ", ".join(rows[0].labels)
-        raise UserError(f"{values.train} has no labels of the kind {lacking[0]!r}", f"It has: {known} (--labels).")
-    if values.test:
-        memory, test = rows, data.read_rows(values.test, values, shape=shape, dropped=dropped["test"])
-    else:
-        memory, test = split_share(rows, recipe.labels[0], recipe.memory_share, recipe.split, recipe.plan.seed)
-    check_gold(recipe, memory, test)
-    shared = {normalise(row.text) for row in memory} & {normalise(row.text) for row in test}
-    warning = f"{len(shared)} texts stand in memory and in test: scores on them measure memory, though no prompt shows"
-    counts = {f"{role}: {why}": count for role, counted in dropped.items() for why, count in counted.items()}
-    return Splits(memory, [], test, counts, [f"{warning} them."] if shared else [])
+    grouped = recipe.split == "groups" or recipe.other_groups
+    return gold.read_gold(
+        recipe.data, recipe.labels, recipe.group, recipe.memory_share, recipe.split, recipe.plan.seed,
+        needs_groups=grouped,
+    )  # fmt: skip
 
 
 # 2. Prompts
@@ -307,36 +284,16 @@ def annotator(
         if recipe.answers == "score":
             answers = {code: code if recipe.chat else f" {code}" for code in labels}
             return choose(engine, rows, lambda row: prompts[row.id], answers, what="")
-        sampling, parser = Sampling(max_tokens=recipe.reply_tokens), parser_of(list(labels))
+        sampling, parser = Sampling(max_tokens=recipe.reply_tokens), parse_label(list(labels))
         repair = write_rule(labels)
         return annotate(engine, rows, lambda row: prompts[row.id], parser, sampling=sampling, repair=repair, what="")
 
     return ask
 
 
-def parser_of(labels: Sequence[str]) -> Parser:
-    """Reads a reply: the first number, where labels are numbers, otherwise the first of them as a whole word."""
-    if not are_numbers(labels):
-        return parse_choice(labels)
-    codes = {int(label): label for label in labels}
-    parse = parse_number(min(codes), max(codes))
-
-    def read(text: str) -> Parsed:
-        found = parse(text)
-        if found.outcome != "value":
-            return found
-        known = found.value in codes
-        return Parsed("value", codes[found.value]) if known else Parsed("malformed", detail="is none of the labels")
-
-    return read
-
-
 def predicted(judged: Sequence[Judged], rows: Sequence[Annotated], kind: str) -> list[Predicted]:
-    """Judgements as predictions; one without a label is wrong."""
-    return [
-        Predicted(row.id, row.labels[kind], label_of(one), one.shares if one.outcome == "value" else {})
-        for one, row in zip(judged, rows, strict=True)
-    ]
+    """Judgements as predictions of the rows' labels of one kind."""
+    return tell_predicted(judged, [row.labels[kind] for row in rows])
 
 
 # 5. Selection on memory rows
@@ -382,7 +339,7 @@ def choose_finalists(
     def score() -> dict[str, Any]:
         found = {
             name: {
-                "weighted_f1": weighted_f1(predicted(tried[one], study.memory, kind), classes),
+                "weighted_f1": score_weighted_f1(predicted(tried[one], study.memory, kind), classes),
                 "examples": count_examples(study, one),
                 "outcomes": count_outcomes(tried[one]),
             }
@@ -394,16 +351,6 @@ def choose_finalists(
         return {"rows": len(study.memory), "finalists": list(best.values()), "configurations": found}
 
     return [grid[name] for name in run.scores(f"{kind} selection", score)["finalists"]]
-
-
-def weighted_f1(predictions: Sequence[Predicted], classes: Sequence[str]) -> dict[str, float]:
-    """Weighted F1 with its interval, bootstrap over rows."""
-    number = {name: place for place, name in enumerate(classes)}
-    gold_N = np.array([number[str(row.gold)] for row in predictions])
-    found_N = np.array([number[str(row.predicted)] for row in predictions])
-    sampled = metrics.resampled_confusions(gold_N, found_N, len(classes), Draws(len(gold_N), SEED))
-    value = metrics.weighted_f1(gold_N, found_N, len(classes))
-    return metrics.interval(value, metrics.weighted_of(sampled)).as_dict()
 
 
 # 6. Comparison on test rows
@@ -438,34 +385,17 @@ def baselines_of(study: Study, kind: str) -> dict[str, Callable[[], list[Predict
     memory, test = labelled(study.memory, kind), labelled(study.test, kind)
     return {
         f"{kind} by majority": lambda: baselines.predict_majority(memory, test),
-        f"{kind} by nearest rows": lambda: predict_nearest(memory, test),
+        f"{kind} by nearest rows": lambda: baselines.predict_nearest(memory, test),
         f"{kind} by logistic regression": lambda: baselines.predict_tfidf(memory, test, study.recipe.plan.seed),
     }
 
 
 def supervise(study: Study, run: Run, kind: str) -> Path:
     """The folder of model.base with a label head, trained on the memory rows."""
-    plan, model = study.recipe.plan, study.recipe.model
+    model = study.recipe.model
     base = cache(lambda: bases.open_base(model.base, model.revision))
-    settings = {"kind": "label", "classes": study.classes(kind), "pooling": "last"}
-    rows = labelled(study.memory, kind)
-    return run.model(
-        slug(f"{kind} by label supervision"),
-        build=lambda: models.label_model(base(), settings, plan, Reading(HEAD_TOKENS)),
-        fit=lambda module, folder: labelling.fit(module, base().tokenizer, rows, [], plan, folder),
-    )
-
-
-def predict_nearest(memory: Sequence[Labelled], rows: Sequence[Labelled]) -> list[Predicted]:
-    """The label that most of the nearest memory rows have, by TF-IDF; the most frequent one without any similar row."""
-    texts, labels = [row.text for row in memory], [str(row.label) for row in memory]
-    (usual,) = baselines.predict_majority(memory, rows[:1])
-    votes = vote_nearest(texts, labels, [row.text for row in rows], tfidf_embedding(texts), NEIGHBOURS)
-    found = [shares or usual.probabilities for shares in votes]
-    return [
-        Predicted(row.id, row.label, max(shares, key=shares.__getitem__), shares)
-        for row, shares in zip(rows, found, strict=True)
-    ]
+    stage, rows = slug(f"{kind} by label supervision"), labelled(study.memory, kind)
+    return labelling.supervise(run, stage, base, study.classes(kind), rows, [], study.recipe.plan, HEAD_TOKENS)
 
 
 def labelled(rows: Sequence[Annotated], kind: str) -> list[Labelled]:
@@ -482,7 +412,7 @@ def score_systems(
     llms = [name for name in systems if name not in baselines_of(study, kind)]
     found = evaluate(systems, classes, next(iter(answered)).name, "labels", trained=llms)
     for name, rows in systems.items():
-        found["systems"][name]["weighted_f1"] = weighted_f1(rows, classes)
+        found["systems"][name]["weighted_f1"] = score_weighted_f1(rows, classes)
     return {"split": "test", **found, "outcomes": {one.name: count_outcomes(each) for one, each in answered.items()}}
 
 
@@ -513,7 +443,7 @@ def label_archive(study: Study, run: Run, asked: Configuration) -> None:
     ready = cache(lambda: annotator(study, asked, study.memory))
 
     def code(rows: Sequence[Annotated]) -> list[Any]:
-        seconds = predict_nearest(memory, labelled(rows, kind))
+        seconds = baselines.predict_nearest(memory, labelled(rows, kind))
         found = zip(rows, ready()(rows), seconds, strict=True)
         return [code_row(row, judged, str(second.predicted)) for row, judged, second in found]
 
@@ -572,32 +502,6 @@ def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield f"several models are called {twice[0]}", "Give them folders of different names."
 
 
-def check_gold(recipe: Recipe, memory: Sequence[Annotated], test: Sequence[Annotated]) -> None:
-    """Raise UserError where there is too little to show, to test or to tell apart."""
-    names = {row.group for row in [*memory, *test]}
-    if (recipe.split == "groups" or recipe.other_groups) and ("" in names or len({row.group for row in memory}) < 2):
-        fix = "Name the column with --group, or leave split and other_groups out."
-        raise UserError(f"memory rows need two groups at least, and there are {len(names - {''})} in all", fix)
-    if not memory or not test:
-        what = f"of {len(memory) + len(test)} rows {len(memory)} are memory and {len(test)} test rows"
-        raise UserError(what, "There must be some of both: change --memory-share, or add rows.")
-    single = [kind for kind in recipe.labels if len({row.labels[kind] for row in memory}) < 2]
-    if single:
-        what = f"all memory rows have one label of the kind {single[0]!r}"
-        raise UserError(what, "Add rows, or leave the kind out.")
-
-
-def unknown_labels(codebook: Codebook, rows: Sequence[Annotated]) -> list[UserError]:
-    """A problem for each kind with gold labels that the codebook lacks."""
-    problems = []
-    for kind, scheme in codebook.kinds.items():
-        unknown = [row for row in rows if kind in row.labels and row.labels[kind] not in scheme.labels]
-        if unknown:
-            what = f"{unknown[0].origin} has the {kind} {unknown[0].labels[kind]!r}, which the codebook lacks"
-            problems.append(UserError(f"{what} ({len(unknown)} such rows)", f"It has: {', '.join(scheme.labels)}."))
-    return problems
-
-
 def tell_cost(study: Study, archive: int) -> list[tuple[str, str]]:
     """Calls and prompt tokens of each configuration on the memory rows, and at most of the whole run."""
     recipe, lines = study.recipe, []
@@ -618,16 +522,13 @@ def tell_cost(study: Study, archive: int) -> list[tuple[str, str]]:
     apart = recipe.answers == "score" and recipe.engine.kind == "remote"
     per = {kind: labels[kind] if apart else 1 for kind in recipe.labels}
     rounds = 2 if recipe.answers == "generate" else 1  # a reply without a label is answered once
-    calls = rounds * (
-        len(study.memory) * sum(per[one.kind] for one in tried)
-        + len(study.test) * sum(per[kind] for kind, *_ in finals)
-        + archive * sum(per[kind] for kind in best)
-    )
-    tokens = rounds * (
-        len(study.memory) * sum(size * per[one.kind] for one, size in tried.items())
-        + len(study.test) * sum(size * per[key[0]] for key, size in finals.items())
-        + archive * sum(size * per[kind] for kind, size in best.items())
-    )
+    asked = [
+        *((len(study.memory), one.kind, size) for one, size in tried.items()),
+        *((len(study.test), kind, size) for (kind, *_), size in finals.items()),
+        *((archive, kind, size) for kind, size in best.items()),
+    ]
+    calls = rounds * sum(rows * per[kind] for rows, kind, _ in asked)
+    tokens = rounds * sum(rows * per[kind] * size for rows, kind, size in asked)
     replies = calls * (recipe.reply_tokens if recipe.answers == "generate" else int(apart))
     cost = (tokens * recipe.engine.price_input + replies * recipe.engine.price_output) / 1e6
     return [

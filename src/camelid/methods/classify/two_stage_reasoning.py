@@ -30,11 +30,9 @@ Differs from the paper in:
 
 from __future__ import annotations
 
-import random
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -42,19 +40,18 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from camelid import baselines, bases, chat, data, engines, environment, forecast, labelling, models, prediction, recipe
-from camelid.annotation import choose, sample_votes, softmax
-from camelid.batches import EpochBatches, Tokens
+from camelid import baselines, bases, chat, data, engines, forecast, labelling, models, prediction, rationales, recipe
+from camelid.annotation import sample_votes, softmax
+from camelid.batches import Tokens, count_rows
 from camelid.data import Splits
-from camelid.data.columns import reasoned_shape
-from camelid.engines import Completion, Engine, Question, Sampling
-from camelid.errors import UserError, raise_all
-from camelid.evaluation import evaluate
-from camelid.metrics import SEED, Draws, interval, mcnemar, mcnemar_statistic, resampled_mean
+from camelid.engines import Engine, Question, Sampling
+from camelid.errors import UserError, raise_all, try_all
+from camelid.evaluation import contrast_classes, evaluate
+from camelid.metrics import mcnemar, mcnemar_statistic
 from camelid.objectives import cross_entropy
-from camelid.parsing import parse_marked
-from camelid.reading import Reading, cut_texts, pad_id, tell_answer
-from camelid.recipe import Data
+from camelid.parsing import parse_marked, text_before
+from camelid.rationales import UNKNOWN, Drawing, Generator, Sieve, one_line
+from camelid.reading import cut_texts, pad_id, tell_answer
 from camelid.rows import Explained, Judged, Labelled, Message, Predicted, Reasoned, iterate_rows
 from camelid.runs import Run, slug
 from camelid.sampling import sample
@@ -63,33 +60,7 @@ from camelid.training import train
 
 Messages = tuple[Message, ...]
 OURS, PLAIN, HEAD = "reasoning, then label", "label alone", "label supervision"
-UNKNOWN = "unknown"  # the answer of stage-1 rows that do not tell it
 UNREAD = "(no label)"  # what a reply without a label predicts
-SENTENCES = re.compile(r".*[.!?](?=\s|$)", re.DOTALL)
-
-
-class Generator(recipe.Values):
-    """Where the reasoning comes from."""
-
-    source: Literal["train", "folder", "engine", "file"] = Field(
-        default="train",
-        description="a generator trained here, or before; the model of [engine] as it is; or a file of reasons",
-    )
-    rows: str = Field(
-        default="puzzles", description="train: questions with answer and reasoning (paper: 350,000 of syvai)"
-    )
-    question: str = Field(default="question", description="column of rows and file: the question, or the task's text")
-    answer: str = Field(default="answer", description="column of rows and file: the answer, or the label")
-    reasoning: str = Field(default="reasoning", description="column of rows and file: the reasoning")
-    most_rows: int | None = Field(default=None, ge=1, description="train: use only so many rows")
-    longest: int = Field(default=160, ge=1, description="train: tokens of question and reasoning of the rows used")
-    unknown_share: float = Field(default=0.1, ge=0, lt=1, description="train: share of rows that hide their answer")
-    passes: int = Field(default=1, ge=1, description="train: epochs over the rows (paper: not said)")
-    probe_rows: int = Field(
-        default=0, ge=0, description="train: unseen rows, of the test split if there is one, to measure on"
-    )
-    folder: str = Field(default="", description="folder: the generator/ of an earlier run")
-    file: str = Field(default="", description="file: question (the text), answer (the label) and reasoning")
 
 
 class Recipe(recipe.Recipe):
@@ -128,27 +99,19 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in complaints(recipe)]
-    looks: dict[str, Callable[[Recipe], Any]] = {"splits": read, "base": open_base, "given": read_given}
-    found: dict[str, Any] = {}
-    for name, look in looks.items():
-        try:
-            found[name] = look(recipe)
-        except UserError as error:
-            problems += error.all()
+    looks = {
+        "splits": lambda: read(recipe),
+        "base": lambda: open_base(recipe),
+        "given": lambda: rationales.read_given(recipe.generator),
+    }
+    found, problems = try_all(looks, complaints(recipe))
     raise_all(problems)
     return describe(recipe, **found)
 
 
 def run(recipe: Recipe, run: Run) -> None:
     """Rows, the generator, reasons for the training rows, the two students, the head, and their scores."""
-    splits = cache(lambda: read(recipe))
-    rows = Splits(
-        run.rows("train", lambda: splits().train),
-        run.rows("dev", lambda: splits().dev),
-        run.rows("test", lambda: splits().test),
-    )
-    run.note("data", lambda: {"dropped": splits().dropped, "warnings": splits().warnings})
+    rows = labelling.keep_splits(run, lambda: read(recipe))
     classes, held_out = data.labels_of(rows.train), rows.test or rows.dev
 
     reasoned = augment(recipe, run, rows.train, "train", classes)  # steps 1 to 3
@@ -199,66 +162,16 @@ def write_target(reasoning: str, marker: str, label: str) -> str:
     return f"{one_line(reasoning)}\n{marker} {label}" if reasoning else f"{marker} {label}"
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 # Steps 1 and 2: the generator
-
-
-def read_given(recipe: Recipe) -> list[Reasoned]:
-    """Rows with reasoning that the recipe names: those the generator learns from, or the file of reasons."""
-    values = recipe.generator
-    source = {"train": values.rows, "file": values.file}.get(values.source, "")
-    return read_reasoned(recipe, source, Counter()) if source else []
-
-
-def read_reasoned(recipe: Recipe, source: str, dropped: Counter[str]) -> list[Reasoned]:
-    values = recipe.generator
-    shape = reasoned_shape(values.question, values.answer, values.reasoning)
-    # a file of reasons that an earlier run wrote has plain rows too, where it found no reasoning
-    missing = "drop" if values.source == "file" else "error"
-    return data.read_rows(source, Data(missing=missing), shape=shape, dropped=dropped)
-
-
-def draw_lessons(recipe: Recipe) -> tuple[list[Reasoned], list[Reasoned], Counter[str]]:
-    """(rows to learn from, others to measure on, rows left out by reason).
-
-    A named set is measured on its test split; of other rows some are drawn. No question stands on both sides.
-    """
-    values, dropped = recipe.generator, Counter[str]()
-    rows = draw_short(recipe, read_reasoned(recipe, values.rows, dropped), dropped)
-    unseen = data.test_source(values.rows) if values.probe_rows else None
-    others = draw_short(recipe, read_reasoned(recipe, unseen, Counter()), Counter()) if unseen else rows
-    probe = others[: values.probe_rows]
-    asked = {row.question for row in probe}
-    lessons = [row for row in rows if row.question not in asked][: values.most_rows]
-    if not lessons:
-        raise UserError(
-            f"{values.rows} leaves no rows for the generator: {len(rows)} of {values.longest} tokens at most, "
-            f"and {len(probe)} of them to measure on",
-            "Give more rows, raise generator.longest, or lower generator.probe_rows.",
-        )
-    return lessons, probe, dropped
-
-
-def draw_short(recipe: Recipe, rows: Sequence[Reasoned], dropped: Counter[str]) -> list[Reasoned]:
-    """The rows in random order, without the long ones, which are counted."""
-    tokenizer, longest = open_base(recipe).tokenizer, recipe.generator.longest
-    encoded = tokenizer([f"{row.question}\n{row.reasoning}" for row in rows], verbose=False)["input_ids"]
-    short = [row for row, ids in zip(rows, encoded, strict=True) if len(ids) <= longest]
-    if len(short) < len(rows):
-        dropped[f"longer than {longest} tokens"] = len(rows) - len(short)
-    return random.Random(f"{recipe.plan.seed} lessons").sample(short, len(short))
 
 
 def train_generator(recipe: Recipe, run: Run) -> Path:
     """Steps 1 and 2; with rows to measure on also whether it learned, and whether it reads the answer."""
-    found = cache(lambda: draw_lessons(recipe))
+    found = cache(lambda: rationales.draw_lessons(recipe.generator, open_base(recipe).tokenizer, recipe.plan.seed))
     lessons, probe = run.rows("lessons/train", lambda: found()[0]), run.rows("lessons/probe", lambda: found()[1])
     run.scores("lessons", lambda: {"rows": len(lessons), "left out": dict(found()[2])})
     plan = recipe.plan.model_copy(update={"epochs": recipe.generator.passes})
-    hidden = set(hide_answers(lessons, recipe.generator.unknown_share, recipe.plan.seed))
+    hidden = set(rationales.hide_answers(lessons, recipe.generator.unknown_share, recipe.plan.seed))
 
     def fit_on(model: Any, folder: Path) -> None:
         tokenizer = open_base(recipe).tokenizer
@@ -270,28 +183,20 @@ def train_generator(recipe: Recipe, run: Run) -> Path:
 
     folder = run.model("generator", build=lambda: models.language_model(open_base(recipe), {}, plan), fit=fit_on)
     if probe:
-        run.scores("generator", lambda: probe_generator(recipe, folder, probe))
+        run.scores("generator", lambda: measure_generator(recipe, folder, probe))
     return folder
 
 
-def hide_answers(rows: Sequence[Reasoned], share: float, seed: int) -> list[str]:
-    """Ids of the rows that are asked with the answer "unknown"."""
-    ids = [row.id for row in rows]
-    return random.Random(f"{seed} unknown").sample(ids, round(share * len(ids)))
+def measure_generator(recipe: Recipe, folder: Path, rows: Sequence[Reasoned]) -> dict[str, Any]:
+    """Whether it learned, and reads the answer: see `rationales.probe_generator`."""
+    base, tuned = (engines.open_engine(local_engine(recipe), recipe.model, adapted) for adapted in (None, folder))
+    return rationales.probe_generator(base, tuned, open_base(recipe).tokenizer, rows, ask_reasons)
 
 
 def fit(recipe: Recipe, model: Any, tokens: Sequence[Tokens], plan: recipe.Plan, folder: Path) -> None:
     """L1 and L2: next-token cross-entropy on what is told, reduced as the recipe says."""
-    pad = pad_id(open_base(recipe).tokenizer)
-    batches = labelling.over_epochs(tokens, plan, pad, labelling.freeze_states(model, tokens, plan, pad))
-    if recipe.reduction != "tokens":
-        batches = count_rows(batches)
-    train(model, batches, cross_entropy, plan, folder=folder)
-
-
-def count_rows(batches: EpochBatches) -> EpochBatches:
-    """The batches with the loss divided by rows instead of tokens."""
-    return replace(batches, collate=lambda rows: replace(batches.collate(rows), counts={"loss": len(rows)}))
+    batches = labelling.over_unvaried(model, tokens, plan, pad_id(open_base(recipe).tokenizer))
+    train(model, batches if recipe.reduction == "tokens" else count_rows(batches), cross_entropy, plan, folder=folder)
 
 
 def weigh(recipe: Recipe, told: Tokens, first: int) -> Tokens:
@@ -302,66 +207,6 @@ def weigh(recipe: Recipe, told: Tokens, first: int) -> Tokens:
     count = len(told.labels)
     share = 1 / count if recipe.reduction == "rows" else 1.0
     return replace(told, weights=(share,) * first + (share * recipe.label_weight,) * (count - first))
-
-
-# Whether the generator learned, and reads the answer
-
-
-def probe_generator(recipe: Recipe, folder: Path, rows: Sequence[Reasoned]) -> dict[str, Any]:
-    """Nats a token of the gold R of unseen rows, and paired differences with 95 % bootstrap intervals.
-
-    "untuned" is the base; "another answer" that of the next row with another one; "unknown" tells none. The last
-    entry leaves out the tokens of R that hold the answer itself, which whoever reads the answer can copy.
-    """
-    base, tuned = (engines.open_engine(local_engine(recipe), recipe.model, adapted) for adapted in (None, folder))
-    tokenizer = open_base(recipe).tokenizer
-    answers, count = [row.answer for row in rows], len(rows)
-    others = [next((found for found in answers[n:] + answers if found != answers[n]), UNKNOWN) for n in range(count)]
-    asked = {"untuned": (base, answers), "tuned": (tuned, answers), "another answer": (tuned, others)}
-    asked["unknown"] = (tuned, [UNKNOWN] * count)
-    told = {name: score_reasons(engine, rows, given) for name, (engine, given) in asked.items()}
-    kept = [spare_answer(tokenizer, one_line(row.reasoning), row.answer) for row in rows]
-    means = {name: np.array([-np.mean(one) for one in found]) for name, found in told.items()}
-    spared = {
-        name: np.array([-np.mean([one[place] for place in places]) for one, places in zip(found, kept, strict=True)])
-        for name, found in told.items()
-    }
-    differences = {
-        "untuned - tuned": means["untuned"] - means["tuned"],
-        "another answer - tuned": means["another answer"] - means["tuned"],
-        "unknown - tuned": means["unknown"] - means["tuned"],
-        "another answer - tuned, without its tokens": spared["another answer"] - spared["tuned"],
-    }
-    return {
-        "rows": len(rows),
-        "nats a token": {name: float(values_N.mean()) for name, values_N in means.items()},
-        "differences": {name: span(values_N) for name, values_N in differences.items()},
-    }
-
-
-def score_reasons(engine: Engine, rows: Sequence[Reasoned], answers: Sequence[str]) -> list[tuple[float, ...]]:
-    """Log-probabilities of the tokens of each row's R and of E, with the answers given."""
-    questions = [
-        Question(ask_reasons(row.question, answer), (one_line(row.reasoning),), ended=True)
-        for row, answer in zip(rows, answers, strict=True)
-    ]
-    found = score(engine, questions, "measuring the generator")
-    if problem := next((one.problem for one in found if one.problem), ""):
-        raise UserError(f"a row to measure the generator on could not be scored: {problem}", "Lower generator.longest.")
-    return [one.logprobs[0] for one in found]
-
-
-def spare_answer(tokenizer: Any, reasoning: str, answer: str) -> list[int]:
-    """Places of the tokens of R that hold no character of the answer; of all where none would be left."""
-    encoded = tokenizer(reasoning, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    held = [found.span() for found in re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", reasoning)]
-    spans = encoded["offset_mapping"]
-    spared = [n for n, (start, end) in enumerate(spans) if not any(start < e and s < end for s, e in held)]
-    return spared or list(range(len(spans)))
-
-
-def span(values_N: Any) -> dict[str, float]:
-    return interval(float(values_N.mean()), resampled_mean(values_N, Draws(len(values_N), SEED))).as_dict()
 
 
 # Step 3: augmentation
@@ -379,41 +224,13 @@ def augment(recipe: Recipe, run: Run, rows: Sequence[Labelled], split: str, clas
     give = cache(lambda: reasoner_of(recipe, adapted, classes))
     path = run.map("reasons/train", rows, lambda some: give()(some), total=len(rows))
     judged: list[Any] = list(iterate_rows(path))
-    counts = run.scores("augmentation", lambda: count_reasons(judged))
+    counts = run.scores("augmentation", lambda: rationales.count_reasons(judged))
     if not counts["rows with reasoning"]:
         raise UserError(
             f"not one of {len(rows)} training rows has a reasoning: {counts['left out']}",
             "Raise reasoning_tokens or tries, lower least_tokens, or take another generator.",
         )
-    return run.rows("reasoned/train", lambda: infuse(rows, judged))
-
-
-def infuse(rows: Sequence[Labelled], judged: Sequence[Judged]) -> Iterator[Reasoned]:
-    """A row for each reasoning, and a plain row where there is none."""
-    for row, one in zip(rows, judged, strict=True):
-        found = one.value["reasonings"] if one.value else []
-        for number, reasoning in enumerate(found or [""]):
-            yield Reasoned(f"{row.id}.{number}", row.origin, row.text, str(row.label), reasoning)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A reasoning that was given for a row, and why it is not kept ("" where it is)."""
-
-    row: Labelled
-    text: str
-    fault: str
-
-
-@dataclass(frozen=True)
-class Reasoner:
-    """Who draws reasons, and who doubts them: both are opened when they are asked."""
-
-    recipe: Recipe
-    tokenizer: Any
-    classes: Sequence[str]
-    engine: Callable[[], Engine]
-    untuned: Callable[[], Engine]
+    return run.rows("reasoned/train", lambda: rationales.infuse(rows, judged))
 
 
 def find_generator(recipe: Recipe, run: Run) -> Path | None:
@@ -428,114 +245,33 @@ def reasoner_of(
     recipe: Recipe, adapted: Path | None, classes: Sequence[str]
 ) -> Callable[[Sequence[Labelled]], list[Judged]]:
     """What gives rows their reasons: the file, or an engine."""
-    values, tokenizer = recipe.generator, open_base(recipe).tokenizer
-    if values.source == "file":
-        written = read_given(recipe)
-        return lambda rows: look_up_reasons(recipe, tokenizer, written, rows)
+    tokenizer = open_base(recipe).tokenizer
+    sieve = Sieve(tokenizer, recipe.least_tokens, recipe.reasoning_tokens, recipe.reasonings)
+    if recipe.generator.source == "file":
+        written = rationales.read_given(recipe.generator)
+        return lambda rows: rationales.look_up_reasons(sieve, rows, written)
     engine = cache(lambda: engines.open_engine(recipe.engine, recipe.model, adapted))
     untuned = cache(lambda: engines.open_engine(local_engine(recipe), recipe.model))
-    reasoner = Reasoner(recipe, tokenizer, classes, engine, untuned)
-    return lambda rows: draw_reasons(reasoner, rows)
+
+    def draw(rows: Sequence[Labelled], number: int) -> list[Drawing]:
+        drawings = draw_once(recipe, sieve, engine(), classes, rows, recipe.plan.seed + number)
+        if not recipe.check_label:
+            return drawings
+        return rationales.doubt(untuned, drawings, classes, lambda row: ask_again(recipe, classes, row))
+
+    return lambda rows: rationales.draw_reasons(sieve, rows, draw, recipe.tries)
 
 
-def look_up_reasons(
-    recipe: Recipe, tokenizer: Any, written: Sequence[Reasoned], rows: Sequence[Labelled]
-) -> list[Judged]:
-    """Reasons that somebody wrote down for a row with this text and label."""
-    known: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for one in written:
-        known[one.question.strip(), one.answer].append(one.reasoning)
-    found = {row.id: known.get((row.text.strip(), str(row.label)), []) for row in rows}
-    drawings = {
-        row.id: [sift(recipe, tokenizer, row, Completion(text, "end")) for text in found[row.id]]
-        or [Drawing(row, "", "not in the file")]
-        for row in rows
-    }
-    return [judge_reasons(recipe, row, drawings[row.id]) for row in rows]
-
-
-def draw_reasons(reasoner: Reasoner, rows: Sequence[Labelled]) -> list[Judged]:
-    """Up to `tries` drawings for each row that has too few reasonings yet."""
-    recipe = reasoner.recipe
-    drawings: defaultdict[str, list[Drawing]] = defaultdict(list)
-    for number in range(recipe.tries):
-        wanting = [row for row in rows if sum(not one.fault for one in drawings[row.id]) < recipe.reasonings]
-        if not wanting:
-            break
-        for one in doubt(reasoner, draw_once(reasoner, wanting, recipe.plan.seed + number)):
-            drawings[one.row.id].append(one)
-    return [judge_reasons(recipe, row, drawings[row.id]) for row in rows]
-
-
-def draw_once(reasoner: Reasoner, rows: Sequence[Labelled], seed: int) -> list[Drawing]:
+def draw_once(
+    recipe: Recipe, sieve: Sieve, engine: Engine, classes: Sequence[str], rows: Sequence[Labelled], seed: int
+) -> list[Drawing]:
     """Drawings for each row, with noise of its own: from the seed, its prompt, and the number of the drawing."""
-    recipe, tokenizer = reasoner.recipe, reasoner.tokenizer
-    texts = cut_texts(tokenizer, rows, recipe.max_tokens)
-    asked = [ask(recipe, reasoner.classes, text) for text in texts]
+    texts = cut_texts(sieve.tokenizer, rows, recipe.max_tokens)
+    asked = [ask(recipe, classes, text) for text in texts]
     prompts = [ask_reasons(question, str(row.label)) for question, row in zip(asked, rows, strict=True)]
     sampling = Sampling(recipe.reasoning_tokens, recipe.temperature, recipe.top_p)
-    found = sample(reasoner.engine(), prompts, sampling, samples=recipe.reasonings, seed=seed, what="")
-    return [sift(recipe, tokenizer, row, reply) for row, replies in zip(rows, found, strict=True) for reply in replies]
-
-
-def sift(recipe: Recipe, tokenizer: Any, row: Labelled, reply: Completion) -> Drawing:
-    """The reasoning on one line, as far as it is whole, with what is wrong with it."""
-    if reply.stop == "failed":
-        return Drawing(row, "", reply.problem)
-    text = reply.text
-    if reply.stop == "length":
-        whole = SENTENCES.match(text)
-        text = whole[0] if whole else ""
-        if not text:
-            return Drawing(row, "", "cut off in the first sentence")
-    text = one_line(text)
-    count = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-    if count < recipe.least_tokens:
-        return Drawing(row, text, f"fewer than {recipe.least_tokens} tokens" if text else "empty")
-    return Drawing(row, text, f"more than {recipe.reasoning_tokens} tokens" if count > recipe.reasoning_tokens else "")
-
-
-def doubt(reasoner: Reasoner, drawings: Sequence[Drawing]) -> list[Drawing]:
-    """With `check_label`, what is kept is shown to the untuned base, which must find its label likeliest."""
-    recipe, classes = reasoner.recipe, reasoner.classes
-    whole = [one for one in drawings if not one.fault]
-    if not recipe.check_label or not whole:
-        return list(drawings)
-    rows = [Reasoned(str(n), one.row.origin, one.row.text, str(one.row.label), one.text) for n, one in enumerate(whole)]
-    prompt_of: Callable[[Reasoned], Messages] = lambda row: chat.converse(  # noqa: E731
-        f"{ask(recipe, classes, row.question)}\n\n{row.reasoning}"
-    )
-    judged = choose(reasoner.untuned(), rows, prompt_of, {name: name for name in classes}, what="")
-    doubted = [
-        one if found.value == str(one.row.label) else replace(one, fault="another label is likelier")
-        for one, found in zip(whole, judged, strict=True)
-    ]
-    return [*(one for one in drawings if one.fault), *doubted]
-
-
-def judge_reasons(recipe: Recipe, row: Labelled, drawings: Sequence[Drawing]) -> Judged:
-    """The reasonings of a row that are kept, and why others are not; failed where every request did."""
-    kept = [one.text for one in drawings if not one.fault][: recipe.reasonings]
-    faults = [one.fault for one in drawings if one.fault]
-    if faults and len(faults) == len(drawings) and all(fault in engines.PROBLEMS for fault in faults):
-        return Judged(row.id, row.origin, "failed", None, faults[0], problem=faults[0])
-    value = {"reasonings": kept, "drawn": len(drawings), "left out": dict(Counter(faults))}
-    return Judged(row.id, row.origin, "value", value, kept[0] if kept else faults[0])
-
-
-def count_reasons(judged: Sequence[Judged]) -> dict[str, Any]:
-    """How many rows have a reasoning and how many stay plain, and why drawings were left out."""
-    found = [one.value for one in judged if one.value]
-    left = sum((Counter(one["left out"]) for one in found), Counter(one.problem for one in judged if one.problem))
-    having = sum(bool(one["reasonings"]) for one in found)
-    return {
-        "rows": len(judged),
-        "rows with reasoning": having,
-        "rows that stay plain": len(judged) - having,
-        "reasonings": sum(len(one["reasonings"]) for one in found),
-        "drawings": sum(one["drawn"] for one in found),
-        "left out": dict(left),
-    }
+    found = sample(engine, prompts, sampling, samples=recipe.reasonings, seed=seed, what="")
+    return [rationales.sift(sieve, row, reply) for row, replies in zip(rows, found, strict=True) for reply in replies]
 
 
 # Steps 4 and 5: the students
@@ -588,7 +324,7 @@ def answer(
         sampling=sampling_of(recipe, engine.tokenizer, classes, reasons=reasons), samples=recipe.votes,
         seed=recipe.plan.seed, what="",
     )  # fmt: skip
-    fronts = [one_line(split_reply(one.reply, recipe.marker)) if reasons else "" for one in replies]
+    fronts = [one_line(text_before(recipe.marker, one.reply)) if reasons else "" for one in replies]
     wanting = [
         place
         for place, one in enumerate(replies)
@@ -608,12 +344,6 @@ def sampling_of(recipe: Recipe, tokenizer: Any, classes: Sequence[str], *, reaso
     room = max(len(tokenizer(line, add_special_tokens=False)["input_ids"]) for line in lines) + 1
     limit = room + (recipe.reasoning_tokens if reasons else 0)
     return Sampling(limit, recipe.temperature, recipe.top_p) if recipe.votes > 1 else Sampling(limit)
-
-
-def split_reply(text: str, marker: str) -> str:
-    """What stands before the last marker; all of it where there is none."""
-    marks = list(re.finditer(re.escape(marker), text, re.IGNORECASE))
-    return text[: marks[-1].start()] if marks else text
 
 
 def score_labels(
@@ -660,46 +390,33 @@ def count_replies(rows: Sequence[Explained]) -> dict[str, Any]:
 
 def contrast(ours: Sequence[Explained], plain: Sequence[Explained], classes: Sequence[str]) -> dict[str, Any]:
     """McNemar's test of the two students, and accuracy by gold class with the difference's 95 % bootstrap interval."""
-    gold_N = np.array([row.gold for row in ours])
     right_2N = np.array([[row.gold == row.predicted for row in rows] for rows in (ours, plain)])
-    only = [int((right_2N[side] & ~right_2N[1 - side]).sum()) for side in (0, 1)]
-    chi2, p = mcnemar_statistic(*only)
-    by_class = {}
-    for name in classes:
-        ours_N, plain_N = right_2N[:, gold_N == name].astype(float)
-        if len(ours_N):
-            means = {OURS: float(ours_N.mean()), PLAIN: float(plain_N.mean())}
-            by_class[name] = {"rows": len(ours_N), **means, "difference": span(ours_N - plain_N)}
-    exact = mcnemar(right_2N[0], right_2N[1])[2]
+    only_ours, only_plain, exact = mcnemar(*right_2N)
+    chi2, p = mcnemar_statistic(only_ours, only_plain)
     test = {
-        "only ours right": only[0],
-        "only label alone right": only[1],
+        "only ours right": only_ours,
+        "only label alone right": only_plain,
         "chi2": chi2,
         "p of chi2": p,
         "exact p": exact,
     }
-    return {"mcnemar": test, "accuracy by class": by_class}
+    return {"mcnemar": test, "accuracy by class": contrast_classes(ours, plain, (OURS, PLAIN), classes)}
 
 
 def supervise(recipe: Recipe, run: Run, rows: Splits, classes: Sequence[str]) -> list[Predicted]:
     """A label head on the same base and plan, from the text alone."""
-    settings = {"kind": "label", "classes": list(classes), "pooling": "last", "task": "labels"}
-    base = cache(lambda: open_base(recipe))
-    folder = run.model(
-        slug(HEAD),
-        build=lambda: models.label_model(base(), settings, recipe.plan, Reading(recipe.max_tokens)),
-        fit=lambda model, to: labelling.fit(model, base().tokenizer, rows.train, rows.dev, recipe.plan, to),
+    folder = labelling.supervise(
+        run, slug(HEAD), cache(lambda: open_base(recipe)), classes, rows.train, rows.dev, recipe.plan, recipe.max_tokens
     )
     return run.rows(f"predictions/{slug(HEAD)}", lambda: prediction.predict_with(folder, rows.test or rows.dev))
 
 
 def compare(recipe: Recipe, run: Run, train_rows: Any, held_out: Any) -> dict[str, list[Predicted]]:
     """What needs no language model."""
-    found = {
-        "majority class": lambda: baselines.predict_majority(train_rows, held_out),
-        "TF-IDF + logistic regression": lambda: baselines.predict_tfidf(train_rows, held_out, recipe.plan.seed),
+    return {
+        name: run.rows(f"predictions/{slug(name)}", lambda predict=predict: predict(train_rows, held_out))
+        for name, predict in baselines.simple_systems(recipe.plan.seed).items()
     }
-    return {name: run.rows(f"predictions/{slug(name)}", predict) for name, predict in found.items()}
 
 
 # Problems and the forecast
@@ -712,21 +429,13 @@ def local_engine(recipe: Recipe) -> recipe.Engine:
 
 def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Fields that contradict each other, as (what, fix)."""
-    values, plan = recipe.generator, recipe.plan
     tagged = bool(recipe.data.tokens or recipe.data.tags) or data.is_tagged(recipe.data.train)
     if tagged or recipe.data.task != "labels":
         yield "a student writes one label a text", "Leave out data.tokens, data.tags and data.task."
     if (role := data.role_of(recipe.data.train)) in ("dev", "test"):
         what = f"{recipe.data.train} is a split for scores ({role}), and reasons are written from its labels"
         yield what, "Train on a training split."
-    if values.source == "folder" and not (Path(values.folder) / "handle.json").is_file():
-        yield f"generator.folder = {values.folder!r} holds no trained model", "Name the generator/ of a finished run."
-    if values.source == "file" and not values.file:
-        yield "generator.source is file, and generator.file names none", "Add --file FILE."
-    if values.source in ("train", "folder") and (recipe.engine.kind != "local" or recipe.engine.ray):
-        yield "a generator that was trained here is read by a local engine", "Or take --source engine."
-    if values.source == "engine":
-        yield from engines.complain_of_engine(recipe.engine)
+    yield from rationales.complain_of_generator(recipe.generator, recipe.engine)
     if recipe.least_tokens > recipe.reasoning_tokens:
         yield "least_tokens is more than reasoning_tokens", "No reasoning would be kept."
     if not recipe.marker.strip() or one_line(recipe.marker) != recipe.marker:
@@ -737,7 +446,7 @@ def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "answers = score leaves nothing to force or to vote on", "Leave out force_label and votes."
     if recipe.votes > 1 and not recipe.temperature:
         yield "votes of replies at temperature 0 are all the same", "Raise temperature, or leave out votes."
-    if plan.keep != "last" or plan.patience is not None:
+    if recipe.plan.keep != "last" or recipe.plan.patience is not None:
         yield "plan.keep and plan.patience look at a score that students do not have in training", "Leave them out."
 
 
@@ -760,7 +469,7 @@ def describe(recipe: Recipe, splits: Splits, base: bases.Base, given: Sequence[R
         needed = longest + max(reply, asking)
         what = f"text, prompt and reasoning have up to {needed:,} tokens, and {base.spec} reads {context:,}"
         raise UserError(what, "Lower --max-tokens or --reasoning-tokens.")
-    lessons = draw_lessons(recipe)[0] if source == "train" else []
+    lessons = rationales.draw_lessons(recipe.generator, tokenizer, recipe.plan.seed)[0] if source == "train" else []
     texts = [ask_reasons(row.question, row.answer)[0].content + row.reasoning for row in lessons]
     told = sum(map(len, tokenizer(texts, verbose=False)["input_ids"])) if texts else 0
     read, tried = sum(sizes["train"]), sum(sizes["held out"])
@@ -772,7 +481,7 @@ def describe(recipe: Recipe, splits: Splits, base: bases.Base, given: Sequence[R
     return [
         ("rows", f"train {len(splits.train):,}, dev {len(splits.dev):,}, test {len(splits.test):,}"),
         ("labels", ", ".join(classes)),
-        ("rows left out", ", ".join(f"{count:,} {why}" for why, count in splits.dropped.items()) or "none"),
+        ("rows left out", forecast.tell_dropped(splits.dropped)),
         ("reasons", f"{names[source]}" + (f"; {len(given):,} rows" if source == "file" else "")),
         ("tokens", f"training about {taught:,}, reading {read + 2 * tried:,}, writing at most {written:,}"),
         ("model", base.spec),
@@ -783,9 +492,8 @@ def describe(recipe: Recipe, splits: Splits, base: bases.Base, given: Sequence[R
 
 def tell_time(recipe: Recipe, base: bases.Base, taught: int, run_through: int) -> str:
     """Products: 2 a weight and token forward, 2 more backward in training; the head's are counted at every token."""
-    weights = bases.parameter_count(base.config) + base.config.vocab_size * base.config.hidden_size
-    speed = environment.products_per_second(bases.resolve_precision(recipe.plan.precision))
-    minutes = max(1, round(forecast.OVERHEAD * weights * (4 * taught + 2 * run_through) / speed / 60))
+    weights = bases.parameter_count(base.config) + base.config.vocab_size * base.config.hidden_size  # with the head
+    minutes = forecast.estimate_minutes(weights, recipe.plan.precision, run_through, taught)
     where = " and the endpoint's time" if recipe.engine.kind == "remote" else ""
     return f"about {minutes} min on this machine at its speed now{where}"
 
@@ -799,3 +507,8 @@ def ask_reasons(question: str, answer: str) -> Messages:
         f"Question: {question}\n\nAnswer: {answer}\n\n"
         "Write in a few plain sentences the reasoning that leads from the question to this answer."
     )
+
+
+def ask_again(recipe: Recipe, classes: Sequence[str], row: Reasoned) -> Messages:
+    """What the untuned base is asked with a drawn reasoning before it, for `check_label`."""
+    return chat.converse(f"{ask(recipe, classes, row.question)}\n\n{row.reasoning}")

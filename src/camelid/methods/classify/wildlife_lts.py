@@ -48,14 +48,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from camelid import active_learning, bases, features, metrics, pools, recipe
-from camelid.active_learning import CLASSES, Fit, Pile, Shares, Strategy, mix, pick
+from camelid import active_learning, bases, features, pools, recipe
+from camelid.active_learning import CLASSES, Fit, Pile, Shares, Strategy, f1_of_relevant, mix, pick
 from camelid.annotation import count_outcomes
 from camelid.asking import ask_people
 from camelid.chat import converse
 from camelid.engines import Engine, open_engine
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.evaluation import evaluate
+from camelid.forecast import tell_dropped
 from camelid.labellers import Words, ask_model, count_paid, export_labels, is_out_of_budget, keep_labels, tell_known
 from camelid.pools import Pool, PoolData, read_pool
 from camelid.prediction import tell_shares
@@ -154,19 +155,15 @@ Sampler = Callable[[Study, State, Any], Batch]
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    try:
-        found = read(recipe)
-    except UserError as error:
-        raise_all([*problems, *error.all()])
-        raise
+    looked, problems = try_all({"pool": lambda: read(recipe)}, _complaints(recipe))
     raise_all(problems)
+    found: Pool = looked["pool"]
     calls = min(recipe.rounds * recipe.batch, recipe.most_calls or len(found.rows), len(found.rows))
     runs = len(samplers_of(recipe))
     return [
         ("rows", f"pool {len(found.rows):,}, validation {len(found.validation):,}, test {len(found.test):,}"),
         ("relevant", f"{sum(row.positive is True for row in found.validation)} of validation"),
-        ("rows left out", ", ".join(f"{count:,} {why}" for why, count in found.dropped.items()) or "none"),
+        ("rows left out", tell_dropped(found.dropped)),
         ("labels", f"at most {calls:,} by {recipe.labeller}{f', {runs} times' if runs > 1 else ''}"),
         ("price", f"at most {calls * runs * recipe.price:.2f}"),
     ]
@@ -297,7 +294,7 @@ def learn(study: Study, state: State, batch: Batch, judged: Sequence[Judged], dr
     fresh = tuple(dict.fromkeys([*state.carried, *said]))
     told = state.told | said
     shares = train_classifier(study, state, fresh, told, draw, name)
-    score = f1_on(shares("validation"), study.known) if shares else 0.0
+    score = f1_of_relevant(shares("validation"), study.known) if shares else 0.0
     gained = shares is not None and score > state.best
     won = gained if recipe.reward == "gain" else is_richer(said, state.told)
     wins, losses = update(state.wins, state.losses, batch.cluster, won, recipe.decay)
@@ -336,12 +333,6 @@ def update(
     wins = [count + (arm == cluster and won) for arm, count in enumerate(wins)]
     losses = [count + (arm == cluster and not won) for arm, count in enumerate(losses)]
     return tuple(count * decay for count in wins), tuple(count * decay for count in losses)
-
-
-def f1_on(shares_N: Any, rows: Sequence[Member]) -> float:
-    """Step 7's s: F1 of the relevant class."""
-    gold_N = np.array([row.positive for row in rows], dtype=int)
-    return float(metrics.f1_by_class(gold_N, (shares_N >= 0.5).astype(int), 2)[1])
 
 
 # Step 5, and f
@@ -392,7 +383,7 @@ def report_round(
         "outcomes": count_outcomes(judged),
         "F1 on validation": state.best,
         "accepted": state.waited == 0,
-        "F1 on test": f1_on(state.shares("test"), test) if state.shares else 0.0,
+        "F1 on test": f1_of_relevant(state.shares("test"), test) if state.shares else 0.0,
     }
 
 
