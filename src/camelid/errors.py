@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -28,3 +29,19 @@ def raise_all(problems: Sequence[UserError]) -> None:
     flat = [UserError(single.what, single.fix) for problem in problems for single in problem.all()]
     if flat:
         raise UserError(flat[0].what, flat[0].fix, flat[1:])
+
+
+def try_all(looks: Mapping[str, Callable[[], Any]], complaints: Iterable[tuple[str, str]] = ()) -> dict[str, Any]:
+    """What each look finds, by its name.
+
+    Raises one UserError with the `complaints` (what, fix) and the problems of all looks, each of them once.
+    """
+    problems = [UserError(*complaint) for complaint in complaints]
+    found = {}
+    for name, look in looks.items():
+        try:
+            found[name] = look()
+        except UserError as error:
+            problems += [UserError(problem.what, problem.fix) for problem in error.all()]
+    raise_all(list({problem.what: problem for problem in problems}.values()))
+    return found

@@ -295,6 +295,21 @@ def resampled_mean(values_N: NDArray[Any], draws: Draws) -> Floats:
     return bootstrap_rows(draws, lambda drawn_RN: values_N[drawn_RN].mean(axis=-1))
 
 
+def spread_mean(values_N: NDArray[Any]) -> dict[str, float]:
+    """The mean with its interval: {value, low, high}."""
+    return interval(float(values_N.mean()), resampled_mean(values_N, Draws(len(values_N), SEED))).as_dict()
+
+
+def spread_pearson(first_NX: NDArray[Any], second_NX: NDArray[Any]) -> dict[str, float]:
+    """Pearson's correlation over all entries of two tables with its interval, for which whole rows are drawn."""
+
+    def correlate(rows_RN: Ints) -> Floats:
+        return pearson(*(table_NX[rows_RN].reshape(len(rows_RN), -1) for table_NX in (first_NX, second_NX)))
+
+    whole = correlate(np.arange(len(first_NX))[None])[0]
+    return interval(whole, bootstrap_rows(Draws(len(first_NX), SEED), correlate)).as_dict()
+
+
 def win_rates(wins_N: Floats) -> dict[str, float]:
     """Of wins from 0 to 1, in per cent: their mean, its standard error, and the mean of wins rounded to 0, 1/2 or 1."""
     decided_N = np.where(wins_N == 0.5, 0.5, wins_N > 0.5)
