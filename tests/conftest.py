@@ -110,6 +110,33 @@ def make_model(folder: Path, seed: int) -> Path:
     return folder
 
 
+# as a chat model's: the end of a turn is a token, and a line break behind it is not
+CHAT_TEMPLATE = (
+    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
+)
+
+
+def make_chat_model(folder: Path, seed: int = 0, template: str = CHAT_TEMPLATE) -> Path:
+    """The tiny model with a chat template."""
+    import transformers
+
+    make_model(folder, seed)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_lower(model: Path, folder: Path) -> Path:
+    """A copy of a model whose tokenizer reads small letters only."""
+    shutil.copytree(model, folder)
+    values = json.loads((folder / "tokenizer.json").read_text())
+    values["normalizer"] = {"type": "Lowercase"}
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    return folder
+
+
 def tiny_trunk(architecture: str = "llama", implementation: str = "sdpa", **values: int) -> Any:
     """A random trunk of 3 layers, width 32, in evaluation mode."""
     import torch

@@ -18,6 +18,7 @@ from camelid.annotation import (
     count_places,
     draw_order,
     sample_votes,
+    score_answers,
     softmax,
     vote,
     weigh_pairs,
@@ -27,7 +28,7 @@ from camelid.engines.scripted import ScriptedEngine
 from camelid.errors import UserError
 from camelid.parsing import Parsed, parse_number
 from camelid.retrieval import nearest, tfidf_embedding
-from camelid.rows import Judged, Labelled, Message
+from camelid.rows import Judged, Labelled, Message, Preference
 
 ROWS = [Labelled(str(number), f"line {number}", text, "") for number, text in enumerate(("a", "b", "c"))]
 DIGIT = parse_number(0, 5)
@@ -237,3 +238,17 @@ def test_a_judge_of_places_is_found(shares: tuple[float, ...], place: str) -> No
             check_places(judged)
     else:
         check_places(judged)
+
+
+def test_impossible_tokens_are_raised_to_a_floor_and_counted() -> None:
+    rows = [Preference(str(n), "", (Message("user", f"{n}?"),), "yes", "no") for n in range(2)]
+    scored = {rows[0].prompt: Scored(((-1.0, -30.0, -30.5, float("-inf")), (-2.0,)))}
+    engine = ScriptedEngine([], lambda asked: scored.get(asked.prompt, Scored((), problem="context overflow")))  # type: ignore[call-overload]
+    kept, failed = score_answers(engine, rows, lambda row: (row.chosen, row.rejected), floor=-30.0)
+    assert kept.value == {"logprobs": [[-1.0, -30.0, -30.0, -30.0], [-2.0]], "clipped": 2}
+    assert (failed.outcome, failed.value, failed.reply) == ("failed", None, "context overflow")
+    asked: list[Any] = engine.asked
+    assert [one.answers for one in asked] == [("yes", "no")] * 2
+    assert all(one.ended for one in asked)
+    again = [score_answers(engine, [row], lambda row: ("other",))[0].reply for row in (rows[0], rows[0])]
+    assert again == [kept.reply] * 2, "the digest is that of the prompt"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from camelid.chat import converse, encode_answer, encode_prompt
+from camelid.chat import converse, encode_answer, encode_prompt, show_turns
 from camelid.errors import UserError
 from camelid.rows import Message
 from conftest import make_tokenizer
@@ -79,3 +79,8 @@ def test_roles_the_template_does_not_take(tokenizer: Any) -> None:
     tokenizer.chat_template = NO_SYSTEM
     with pytest.raises(UserError, match="does not take the roles system, user"):
         encode_prompt(tokenizer, converse("hi", system="be kind"))
+
+
+def test_turns_of_a_conversation_have_their_roles() -> None:
+    assert show_turns(converse("Hello")) == "Hello"
+    assert show_turns(converse("Hello", "Yes?", "Bye")) == "User: Hello\n\nAssistant: Yes?\n\nUser: Bye"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -715,3 +716,14 @@ def test_so_many_rows_of_each_class(tweets_csv: Path) -> None:
 def test_rows_of_each_class_need_classes(tagged_jsonl: Path) -> None:
     with pytest.raises(UserError, match="one class each"):
         data.read_splits(Data(train=str(tagged_jsonl), tokens="tokens", tags="tags", train_per_class=2), 0)
+
+
+def test_rows_are_drawn_in_their_old_order_and_others_have_other_texts() -> None:
+    rows = [Labelled(str(n), "", f"text {n % 5}", "") for n in range(20)]
+    drawn = data.draw_rows(rows, 6, random.Random(0))
+    assert [int(row.id) for row in drawn] == sorted(int(row.id) for row in drawn)
+    assert len(drawn) == 6
+    assert data.draw_rows(rows, None, random.Random(0)) == data.draw_rows(rows, 99, random.Random(0)) == rows
+    left = data.leave_out(rows, drawn[:1])
+    assert {row.text for row in left} == {row.text for row in rows} - {drawn[0].text}
+    assert data.read_source(None, preference_shape("a", "b", "c")) == []

@@ -105,3 +105,14 @@ def test_any_rows_come_back_equal(tmp_path_factory: pytest.TempPathFactory, writ
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     assert write_rows(path, written) == len(written)
     assert list(iterate_rows(path)) == written
+
+
+def test_every_look_is_taken_and_each_problem_told_once() -> None:
+    def fail(*whats: str) -> None:
+        raise_all([UserError(what, "mend it") for what in whats])
+
+    assert try_all({"one": lambda: 1, "two": lambda: None}) == {"one": 1, "two": None}
+    looks = {"one": lambda: fail("a", "b"), "two": lambda: 2, "three": lambda: fail("b", "c")}
+    with pytest.raises(UserError) as raised:
+        try_all(looks, [("complaint", "leave it out")])
+    assert [one.what for one in raised.value.all()] == ["complaint", "a", "b", "c"]

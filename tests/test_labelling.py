@@ -29,7 +29,7 @@ from camelid.reading import Reading, tell_answer
 from camelid.recipe import Data, Plan
 from camelid.rows import Labelled, Predicted
 from camelid.training import trainable
-from conftest import batch_of, invoke, labelled_rows, tiny_trunk, write_csv, write_jsonl
+from conftest import batch_of, invoke, labelled_rows, make_tokenizer, tiny_trunk, write_csv, write_jsonl
 
 
 @pytest.fixture
@@ -433,3 +433,12 @@ def test_windows_through_a_whole_run(tiny_model: Path, tmp_path: Path) -> None:
         accuracy[name] = scores["systems"]["label supervision"]["accuracy"]["value"]
     assert accuracy["windows"] == 1.0
     assert accuracy["cut"] < 1.0
+
+
+def test_answers_are_taught_with_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, taught = make_tokenizer(), []
+    monkeypatch.setattr(labelling, "over_epochs", lambda tokens, *_: taught.extend(tokens))
+    monkeypatch.setattr(labelling, "train", lambda *_, **__: None)
+    labelling.fit_answers(None, tokenizer, [("How are you?", "Quite well.")], Plan(), tmp_path)
+    assert taught[0].labels[-1] == tokenizer.eos_token_id
+    assert tokenizer.decode(taught[0].labels[:-1]).strip() == "Quite well."

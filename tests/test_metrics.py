@@ -259,3 +259,13 @@ def test_win_rates_by_hand() -> None:
     assert found["win_rate"] == pytest.approx(55)
     assert found["standard_error"] == pytest.approx(100 * (0.41 / 3) ** 0.5 / 2)
     assert found["discrete_win_rate"] == pytest.approx(62.5)
+
+
+def test_a_correlation_over_tables_draws_whole_rows() -> None:
+    """r = 2 n exactly correlates with 1 in every draw of rows; a constant correlates with nothing."""
+    tokens_N2 = np.array([(1, 4), (2, 3), (7, 5), (6, 8)])
+    exact = metrics.spread_pearson(2.0 * tokens_N2, tokens_N2)
+    assert (exact["value"], exact["low"]) == pytest.approx((1.0, 1.0))
+    assert metrics.spread_pearson(np.full((4, 2), 2.0), tokens_N2)["value"] == 0
+    value = metrics.spread_pearson(tokens_N2 % 3, tokens_N2)["value"]
+    assert value == pytest.approx(np.corrcoef((tokens_N2 % 3).ravel(), tokens_N2.ravel())[0, 1])

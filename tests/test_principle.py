@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from camelid.adherence import choose_answer, compare_picks, count_right, hold_out, score_by, tabulate_principles
+from camelid.adherence import (
+    choose_answer,
+    choose_by_grades,
+    compare_picks,
+    count_right,
+    draw_other,
+    hold_out,
+    score_by,
+    tabulate_principles,
+)
+from camelid.chat import converse
 from camelid.errors import UserError
 from camelid.language import is_foreign, tell_script
 from camelid.metrics import Draws
@@ -25,7 +35,7 @@ from camelid.principle import (
     turn_round,
     write_bullets,
 )
-from camelid.rows import Pair, Predicted
+from camelid.rows import Guided, Pair, Predicted
 
 KIND = Principle(name="kind", definition="It is kind.", negative="It is rude.", rule="brevity")
 LONG = Principle(name="long", definition="It is long.", negative="It is short.")
@@ -183,3 +193,16 @@ def test_the_best_answer_by_principle() -> None:
         "brevity of all answers": -2.5,
         "brevity of the picks, turned round": -3.5,
     }
+
+
+def test_other_principle_is_turned_round_with_the_own_one() -> None:
+    rows = [Guided(f"0 {form}", "", converse("Q"), "a", "b", decided=form) for form in ("kind", "not kind")]
+    assert [draw_other(0, row, ["kind", "long"]) for row in rows] == ["long", "not long"]
+
+
+def test_grades_choose_and_turn_with_the_principle() -> None:
+    """The first answer is kinder by 2; the better one of a row is that which its principle asks for."""
+    choose = choose_by_grades([Pair("0", "", "Q", "a", "b")], [{"kind": 2.0}])
+    plain = Guided("0 kind", "", converse("Q"), "a", "b", decided="kind")
+    turned = Guided("0 not kind", "", converse("Q"), "b", "a", decided="not kind")
+    assert choose(plain) == choose(turned) == [2.0, -2.0]

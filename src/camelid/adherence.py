@@ -6,8 +6,10 @@ not read the principle is right in exactly one of the two, and turns in none.
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from statistics import fmean
 from typing import Any
 
@@ -15,13 +17,86 @@ import numpy as np
 
 from camelid import metrics
 from camelid.annotation import draw_order
-from camelid.evaluation import Scored, Scorer
+from camelid.errors import UserError
+from camelid.evaluation import Scored, Scorer, evaluate
 from camelid.preferences import ORDER, find_best
 from camelid.principle import MEASURES, NOT, Principle, state, turn_round
 from camelid.rows import Guided, Message, Pair, Predicted
+from camelid.runs import Run, slug
 
 Grades = Mapping[str, float]  # by the name of a principle: above 0 where a pair's first answer is better
+Chooser = Callable[[Guided], Sequence[float]]  # what the better and the other answer have of what it counts
+OURS, BLIND, OTHER, LONGER = "reward model", "without principles", "another principle", "longer answer"
 COLUMNS = ("accuracy", "plain_accuracy", "negated_accuracy", "flip_rate")
+
+
+def measure_adherence(
+    run: Run,
+    principles: Mapping[str, Principle],
+    rows: Sequence[Pair],
+    grades: Sequence[Grades | None],
+    reward: Callable[[Sequence[tuple[str, str]], Sequence[Sequence[str]]], Any],
+    seed: int,
+    further: Mapping[str, Callable[[], Chooser]],
+) -> None:
+    """Decisions on pairs under each principle and its negation, by rewards and by what cannot read or follow them.
+
+    `reward` gives rewards_NG of N (question, answer) under each of G guides. `further` systems are opened when they are
+    needed. The scores are "held_out", "by_principle" and "steering". Raises UserError where no principle tells two
+    answers apart.
+    """
+    held = run.rows("held-out/decisions", lambda: hold_out(rows, grades, principles))
+    if not held:
+        raise UserError("no principle tells two held-out answers apart", "Give more pairs to score.")
+    answers = list(dict.fromkeys((row.instruction, text) for row in rows for text in (row.first, row.second)))
+    forms = ["", *(form for name in principles for form in (name, turn_round(name)))]
+    guides = [state(principles, [form] if form else []) for form in forms]
+    made = run.arrays("rewards/test", lambda: {"r": reward(answers, guides)})
+    by_form = {form: made["r"][:, place].tolist() for place, form in enumerate(forms)}
+    places = {answer: place for place, answer in enumerate(answers)}
+
+    def follow(row: Guided, form: str) -> list[float]:
+        return [by_form[form][places[question_of(row), text]] for text in (row.chosen, row.rejected)]
+
+    choosers: dict[str, Chooser] = {
+        OURS: lambda row: follow(row, row.decided),
+        BLIND: lambda row: follow(row, ""),
+        LONGER: lambda row: [len(row.chosen), len(row.rejected)],
+    }
+    if len(principles) > 1:
+        choosers[OTHER] = lambda row: follow(row, draw_other(seed, row, [*principles]))
+    choosers |= {name: opened() for name, opened in further.items()}
+    systems = {
+        name: run.rows(
+            f"predictions/{slug(name)}", lambda chooser=chooser: [choose_answer(row, chooser(row)) for row in held]
+        )
+        for name, chooser in choosers.items()
+    }
+    scorer, trained = score_by([question_of(row) for row in held[::2]]), {OURS, BLIND, OTHER}
+    compared = cache(lambda: evaluate(systems, ORDER, OURS, "principles", trained=trained, scorer=scorer))
+    run.scores("held_out", lambda: {"split": "held-out/decisions", **compared()})
+    run.scores("by_principle", lambda: tabulate_principles(held, systems[OURS]))
+    run.scores("steering", lambda: compare_picks(principles, answers, by_form.__getitem__))
+
+
+def draw_other(seed: int, row: Guided, names: Sequence[str]) -> str:
+    """Another principle than the row's, turned round where that is: it follows from the text, and not from "not"."""
+    own = row.decided.removeprefix(NOT)
+    pair = row.id.removesuffix(row.decided)
+    other = random.Random(f"{seed} other {pair} {own}").choice([name for name in names if name != own])
+    return other if row.decided == own else turn_round(other)
+
+
+def choose_by_grades(rows: Sequence[Pair], grades: Sequence[Grades]) -> Chooser:
+    """What chooses by somebody's grades of each pair, turned round under a negation."""
+    texts, grades_by_id = {row.id: row.first for row in rows}, dict(zip((row.id for row in rows), grades, strict=True))
+
+    def choose(row: Guided) -> list[float]:
+        pair, own = row.id.removesuffix(f" {row.decided}"), row.decided.removeprefix(NOT)
+        lead = grades_by_id[pair][own] if row.decided == own else -grades_by_id[pair][own]
+        return [lead, -lead] if row.chosen == texts[pair] else [-lead, lead]
+
+    return choose
 
 
 def hold_out(
@@ -132,7 +207,7 @@ def _compare_measure(
         f"{rule} of the picks": float(value_N[plain].mean()),
         f"{rule} of all answers": fmean(value_N[group].mean() for group in groups),
         f"{rule} of the picks, turned round": float(value_N[turned].mean()),
-        "difference": metrics.mean_interval(gap_Q).as_dict(),
+        "difference": metrics.spread_mean(gap_Q),
     }
 
 

@@ -184,8 +184,7 @@ def _spread(ratings_AN: Floats, score: Callable[[Iterable[Ints]], Floats]) -> di
 def _spread_agreement(ratings_AN: Floats) -> dict[str, float] | None:
     if not _rated_twice(ratings_AN).any():
         return None
-    agreed_N = _agreement_by_unit(ratings_AN)
-    return metrics.mean_interval(agreed_N).as_dict()
+    return metrics.spread_mean(_agreement_by_unit(ratings_AN))
 
 
 @dataclass(frozen=True, slots=True)

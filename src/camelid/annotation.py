@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from camelid.agreement import majority_vote
-from camelid.engines import Choice, Completion, Engine, Question, Sampling, may_pass
+from camelid.engines import Choice, Completion, Engine, Question, Sampling, Scored, may_pass
 from camelid.errors import UserError
 from camelid.parsing import Parsed, Parser, read_reply
 from camelid.rows import Judged, Message, Predicted, Prompt
@@ -79,6 +79,25 @@ def choose(
         best = max(shares, key=shares.__getitem__)
         judged.append(Judged(row.id, row.origin, "value", best, answers[best], shares=shares))
     return judged
+
+
+def score_answers(
+    engine: Engine,
+    rows: Sequence[Any],
+    answers_of: Callable[[Any], Sequence[str]],
+    *,
+    ended: bool = True,
+    floor: float = -math.inf,
+    what: str = "",
+) -> list[Judged]:
+    """{logprobs, clipped} of each row: those in nats of its answers' tokens behind its prompt, and how many were raised
+    to `floor`, below which no token counts. `reply` is a digest of the prompt, which tells what a model was given.
+
+    `ended` scores the end of the turn too.
+    """
+    questions = [Question(row.prompt, tuple(answers_of(row)), ended) for row in rows]
+    found = score(engine, questions, what)
+    return [_clipped(row, one, floor) for row, one in zip(rows, found, strict=True)]
 
 
 def sample_votes(
@@ -250,6 +269,16 @@ def _weighed(row: Any, found: Sequence[tuple[bool, Any]]) -> Judged:
         shares["swapped" if swapped else "straight"] = softmax(scored.sums)[0]
     second = [share if order == "swapped" else 1 - share for order, share in shares.items()]
     return Judged(row.id, row.origin, "value", sum(second) / len(second), "", shares=shares)
+
+
+def _clipped(row: Any, scored: Scored, floor: float) -> Judged:
+    if scored.problem:
+        return Judged(row.id, row.origin, "failed", None, scored.problem)
+    value = {
+        "logprobs": [[max(value, floor) for value in values] for values in scored.logprobs],
+        "clipped": sum(value < floor for values in scored.logprobs for value in values),
+    }
+    return Judged(row.id, row.origin, "value", value, hashlib.sha256(repr(row.prompt).encode()).hexdigest()[:16])
 
 
 def _again(

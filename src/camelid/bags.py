@@ -24,7 +24,7 @@ from camelid.batches import EpochBatches
 from camelid.data.columns import member_shape
 from camelid.data.formats import read_table
 from camelid.errors import UserError, raise_all
-from camelid.recipe import Data, Plan
+from camelid.recipe import Plan
 from camelid.rows import Bag, Labelled, Member
 
 WHOLE = 0.05  # a share times the size of its bag may be so far from a whole number without a warning
@@ -152,7 +152,7 @@ def read_members(
     shape = member_shape(
         text, numbers, bag, label if label in header or source.startswith("hub:") else None, positive, name
     )
-    return data.read_rows(source, Data(missing=missing), shape=shape, dropped=dropped)
+    return data.read_source(source, shape, missing, dropped)
 
 
 def _member(row: Labelled, positive: Collection[str]) -> Member:

@@ -15,6 +15,13 @@ def converse(*turns: str, system: str = "") -> tuple[Message, ...]:
     return (*first, *(Message("assistant" if number % 2 else "user", turn) for number, turn in enumerate(turns)))
 
 
+def show_turns(prompt: Prompt) -> str:
+    """The question, or a conversation with its roles, as text to be read in a prompt."""
+    if isinstance(prompt, str) or len(prompt) == 1:
+        return prompt if isinstance(prompt, str) else prompt[0].content
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in prompt)
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt: raw text with the tokenizer's own special tokens, messages by the chat template.
 

@@ -34,12 +34,12 @@ def raise_all(problems: Sequence[UserError]) -> None:
 def try_all(
     looks: Mapping[str, Callable[[], Any]], complaints: Iterable[tuple[str, str]] = ()
 ) -> tuple[dict[str, Any], list[UserError]]:
-    """(what each look finds by its name, the `complaints` (what, fix) and every problem that a look raised)."""
+    """(what each look finds by its name, the `complaints` (what, fix) and every problem that a look raised, once)."""
     problems = [UserError(*complaint) for complaint in complaints]
     found: dict[str, Any] = {}
     for name, look in looks.items():
         try:
             found[name] = look()
         except UserError as error:
-            problems += error.all()
-    return found, problems
+            problems += [UserError(problem.what, problem.fix) for problem in error.all()]
+    return found, list({problem.what: problem for problem in problems}.values())

@@ -140,7 +140,7 @@ def contrast_classes(
         ours_N, other_N = right_2N[:, gold_N == name]
         if len(ours_N):
             means = dict(zip(names, (float(ours_N.mean()), float(other_N.mean())), strict=True))
-            difference = metrics.mean_interval(ours_N - other_N).as_dict()
+            difference = metrics.spread_mean(ours_N - other_N)
             by_class[name] = {"rows": len(ours_N), **means, "difference": difference}
     return by_class
 

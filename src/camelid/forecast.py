@@ -13,12 +13,13 @@ import torch
 import transformers
 
 from camelid import bases, data, environment, models
-from camelid.chat import encode_prompt
+from camelid.chat import encode_answer, encode_prompt
 from camelid.engines import Choice
 from camelid.errors import UserError, raise_all
 from camelid.heads import UNSCALED
 from camelid.reading import Reading, tokenise
 from camelid.recipe import Data, Engine, Model, Plan
+from camelid.rows import Preference
 
 Lines = list[tuple[str, str]]
 LIBRARIES_MB = 650  # resident memory of torch and transformers before a model is loaded
@@ -104,12 +105,25 @@ def forecast_choices(engine: Engine, model: Model, choices: Sequence[Choice]) ->
 def estimate_minutes(weights: int, precision: str, read: int, taught: int = 0) -> int:
     """Minutes on this machine at its speed now, 1 at least, for so many tokens that a model of `weights` reads or is
     taught: 2 products a weight and token forward, 2 more backward where it is taught."""
+    return count_minutes(weights * (2 * read + 4 * taught), precision)
+
+
+def count_minutes(products: float, precision: str) -> int:
+    """Minutes that so many products of weights take here at this machine's speed now, 1 at least."""
     speed = environment.products_per_second(bases.resolve_precision(precision))
-    return max(1, round(OVERHEAD * weights * (2 * read + 4 * taught) / speed / 60))
+    return max(1, round(OVERHEAD * products / speed / 60))
+
+
+def count_tokens(tokenizer: Any, row: Preference, *, ended: bool = True) -> tuple[int, int, int]:
+    """Tokens of a pair's prompt and of each answer, with the end of the turn or without."""
+    chosen, rejected = (
+        len(encode_answer(tokenizer, row.prompt, text, ended=ended)) for text in (row.chosen, row.rejected)
+    )
+    return len(encode_prompt(tokenizer, row.prompt)), chosen, rejected
 
 
 def tell_dropped(dropped: Mapping[str, int]) -> str:
-    """How many rows were left out for each reason, in words."""
+    """Rows that were left out, by reason, in words."""
     return ", ".join(f"{count:,} {why}" for why, count in dropped.items()) or "none"
 
 
@@ -119,11 +133,10 @@ def _rows_lines(splits: Any, classes: list[str]) -> Lines:
     totals: Counter[str] = Counter()
     for key, count in splits.dropped.items():  # "train: retweet"
         totals[key.partition(": ")[2]] += count
-    dropped = ", ".join(f"{count:,} {why}" for why, count in totals.most_common())
     return [
         ("rows", f"train {len(splits.train):,}, dev {len(splits.dev):,}, test {len(splits.test):,}"),
         ("scores measured on", splits.held_out),
-        ("rows left out", dropped or "none"),
+        ("rows left out", tell_dropped(dict(totals.most_common()))),
         (
             "classes",
             f"{len(classes)}: {shown}{' …' if len(classes) > 8 else ''}" if classes else _numbers(splits.train),
@@ -156,7 +169,7 @@ def tell_cost(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: i
     per_token = weights * (2 + 2 * adapted + (2 if plan.tuning == "full" else 0))
     evaluated = sum(sum(n) for role, n in lengths.items() if role != "train")
     work = per_token * sum(lengths["train"]) * plan.epochs + 2 * weights * evaluated
-    seconds = OVERHEAD * trainings * work / environment.products_per_second(precision)
+    minutes = count_minutes(trainings * work, precision)
     size = 4 if precision == "float32" or plan.tuning == "full" else 2
     longest = sorted(lengths["train"])[-plan.batch_rows :]
     held = max(longest) * -(-len(longest) // plan.accumulate)
@@ -166,7 +179,7 @@ def tell_cost(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: i
     return [
         ("model", f"{base.spec}, {(weights + embedding) / 1e6:.0f}M parameters, {precision} on {bases.device()}"),
         ("memory", f"about {memory / 1024:.1f} GB"),
-        ("time", f"about {max(1, round(seconds / 60))} min for training and scoring at this machine's speed now"),
+        ("time", f"about {minutes} min for training and scoring at this machine's speed now"),
     ]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from camelid import metrics
 from camelid.engines import Engine, Sampling
 from camelid.parsing import Parser, read_reply
-from camelid.rows import Judged, Message, Preference, Prompt, iterate_rows
+from camelid.rows import Judged, Message, Preference, Prompt
 from camelid.runs import Run
 from camelid.sampling import sample
 from camelid.verify.form import count_words
@@ -83,8 +83,7 @@ def draw_and_judge(
     The two stages are called by `place`, whose braces stand for "answers" and "scores".
     """
     writer = cache(lambda: parts.writer(model))
-    path = run.map(place.format("answers"), rows, lambda some: writer()(some, count, seed), total=len(rows))
-    written: list[Any] = list(iterate_rows(path))
+    written = run.judged(place.format("answers"), rows, lambda some: writer()(some, count, seed))
     texts = [tuple(one.value["texts"]) if one.value else () for one in written]
     asked = [Answers(row.id, row.origin, row.prompt, each) for row, each in zip(rows, texts, strict=True)]
     judged = judge_all(run, place.format("scores"), asked, lambda: parts.judge(judge))
@@ -94,8 +93,7 @@ def draw_and_judge(
 def judge_all(run: Run, stage: str, asked: Sequence[Answers], opened: Callable[[], Judge]) -> list[Judged]:
     """The rows' judgements as a stage of the run; the judge is opened when it is needed."""
     judge = cache(opened)
-    path = run.map(stage, asked, lambda some: judge()(some), chunk=JUDGED_AT_ONCE, total=len(asked))
-    return list(iterate_rows(path))  # type: ignore[arg-type]
+    return run.judged(stage, asked, lambda some: judge()(some), chunk=JUDGED_AT_ONCE)
 
 
 def keep_scored(role: str, texts: Sequence[str], judged: Judged) -> Scored:
@@ -200,8 +198,7 @@ def measure_agreement(judged: Sequence[Judged]) -> dict[str, Any]:
     if not both:
         return facts | {"agreement": None}
     right_N = np.array([(first > second) + (first == second) / 2 for first, second in both])
-    sampled = metrics.resampled_mean(right_N, metrics.Draws(len(both), metrics.SEED))
-    return facts | {"agreement": metrics.interval(float(right_N.mean()), sampled).as_dict()}
+    return facts | {"agreement": metrics.spread_mean(right_N)}
 
 
 def _read(row: Answers, replies: Sequence[Sequence[Any]], parser: Parser) -> Judged:

@@ -1,11 +1,14 @@
-"""Training label models on labelled rows: batches, frozen layers, class weights, temperature."""
+"""Training on rows that say what is right: label models, and answers that a language model learns to give.
+
+Batches, frozen layers, class weights, temperature.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,10 +23,11 @@ from camelid.batches import Batch, EpochBatches, Tokens, collate_rows, sorted_ba
 from camelid.evaluation import curve_scores
 from camelid.heads import LabelModel, TokenModel
 from camelid.prediction import BATCH_TOKENS, logits_by_row, predict_tokens
-from camelid.processes import count_processes
+from camelid.processes import count_processes, is_leader
 from camelid.progress import track
-from camelid.reading import Reading, pad_id, reading_of, tokenise
+from camelid.reading import Reading, pad_id, reading_of, tell_answer, tokenise
 from camelid.recipe import Plan
+from camelid.rows import Prompt
 from camelid.runs import Run
 from camelid.surgery.attention_mask import build_mask
 from camelid.surgery.depth import is_splittable, run_layers
@@ -164,6 +168,29 @@ def supervise(
         build=lambda: models.label_model(base(), settings, plan, Reading(max_tokens)),
         fit=lambda model, folder: fit(model, base().tokenizer, train_rows, dev_rows, plan, folder, balanced=balanced),
     )
+
+
+def fit_answers(
+    model: Any,
+    tokenizer: Any,
+    told: Sequence[tuple[Prompt, str]],
+    plan: Plan,
+    folder: Path,
+    kept: Collection[int] = (),
+) -> None:
+    """Fine-tune a language model on answers to prompts and the ends of their turns, by next-token cross-entropy.
+
+    The model as it is after each of the `kept` steps is saved in `folder`/step-N.
+    """
+
+    def save(step: int) -> None:
+        if step in kept and is_leader():
+            (folder / f"step-{step}").mkdir(exist_ok=True)
+            models.save(model, folder / f"step-{step}")
+
+    tokens = [tell_answer(tokenizer, *pair, ended=True) for pair in told]
+    batches = over_epochs(tokens, plan, pad_id(tokenizer))
+    train(model, batches, objectives.cross_entropy, plan, folder=folder, after_step=save)
 
 
 def calibrate(model: LabelModel | TokenModel, tokenizer: Any, rows: Sequence[Any]) -> None:

@@ -141,11 +141,6 @@ def interval(value: float, samples: Floats) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def mean_interval(values_N: NDArray[Any]) -> Interval:
-    """The mean of the rows' values, bootstrap over rows; paired where they are differences on the same rows."""
-    return interval(float(values_N.mean()), resampled_mean(values_N, Draws(len(values_N), SEED)))
-
-
 def aggregate_seeds(values: Sequence[float]) -> Interval:
     """The mean of one score over training seeds with its t-interval: mean ± t(0.975; n - 1) s / sqrt(n) (Student 1908).
 
@@ -298,6 +293,21 @@ def bootstrap_rows(draws: Draws, score: Callable[[Ints], Floats]) -> Floats:
 def resampled_mean(values_N: NDArray[Any], draws: Draws) -> Floats:
     """The mean of each resample."""
     return bootstrap_rows(draws, lambda drawn_RN: values_N[drawn_RN].mean(axis=-1))
+
+
+def spread_mean(values_N: NDArray[Any]) -> dict[str, float]:
+    """{value, low, high} of the rows' mean, bootstrap over rows; paired where they are differences on the same rows."""
+    return interval(float(values_N.mean()), resampled_mean(values_N, Draws(len(values_N), SEED))).as_dict()
+
+
+def spread_pearson(first_NX: NDArray[Any], second_NX: NDArray[Any]) -> dict[str, float]:
+    """Pearson's correlation over all entries of two tables with its interval, for which whole rows are drawn."""
+
+    def correlate(rows_RN: Ints) -> Floats:
+        return pearson(*(table_NX[rows_RN].reshape(len(rows_RN), -1) for table_NX in (first_NX, second_NX)))
+
+    whole = correlate(np.arange(len(first_NX))[None])[0]
+    return interval(whole, bootstrap_rows(Draws(len(first_NX), SEED), correlate)).as_dict()
 
 
 def win_rates(wins_N: Floats) -> dict[str, float]:

@@ -64,7 +64,7 @@ def read_pool(values: PoolData, seed: int) -> Pool:
     else:
         pool, known = _hold_out(pool, draw)
     if values.train_rows and values.train_rows < len(pool):
-        pool = [pool[place] for place in sorted(draw.sample(range(len(pool)), values.train_rows))]
+        pool = data.draw_rows(pool, values.train_rows, draw)
     chosen = set(draw.sample(range(len(known)), min(values.validation_rows, len(known) // 2)))
     validation = [row for place, row in enumerate(known) if place in chosen]
     test = [row for place, row in enumerate(known) if place not in chosen]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from camelid.data.formats import write_table
-from camelid.metrics import SEED, Draws, Floats, interval, resampled_mean
+from camelid.metrics import spread_mean
 from camelid.rows import Graded, Message
 
 
@@ -74,11 +74,6 @@ def describe_preferences(pairs: Sequence[Graded | str]) -> dict[str, Any]:
         "left out": dict(Counter(one for one in pairs if isinstance(one, str))),
         **({"score gap": spread_mean(gaps), "characters": measure_lengths(kept)} if kept else {}),
     }
-
-
-def spread_mean(values_N: Floats) -> dict[str, float]:
-    """The mean with its interval."""
-    return interval(float(values_N.mean()), resampled_mean(values_N, Draws(len(values_N), SEED))).as_dict()
 
 
 def write_preferences(folder: Path, rows: Sequence[Graded]) -> None:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from camelid import bases, models
 from camelid.batches import EpochBatches, sorted_batches
 from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends, encode_all
 from camelid.errors import UserError
+from camelid.evaluation import evaluate
 from camelid.logprobs import answer_logprobs
-from camelid.metrics import SEED, Draws, interval, resampled_mean
+from camelid.metrics import spread_mean
 from camelid.prediction import BATCH_TOKENS
 from camelid.processes import count_processes
 from camelid.progress import track
 from camelid.reading import pad_id
-from camelid.recipe import Plan
+from camelid.recipe import Model, Plan
 from camelid.rows import Predicted, Preference
-from camelid.runs import write_json
+from camelid.runs import Run, slug, write_json
 from camelid.training import Objective, autocast, train
 
 Collate = Callable[..., AnswerBatch]
@@ -66,6 +69,29 @@ def tune(
         told = with_reference(told, measure_logprobs(model, told, pad, "reference"))
     write_json(folder / "left_out.json", left)
     train(model, over_answers(told, plan, pad), objective, plan, folder=folder)
+
+
+def tune_policy(
+    run: Run,
+    stage: str,
+    model: Model,
+    rows: Sequence[Preference],
+    objective: Objective,
+    plan: Plan,
+    *,
+    start: Path | None = None,
+    max_tokens: int | None = None,
+    refers: bool = False,
+) -> Path:
+    """The folder of a language model tuned on pairs by `tune` as a stage of the run, from an adapter `start` if any."""
+    base = cache(lambda: bases.open_base(model.base, model.revision))
+    return run.model(
+        stage,
+        build=lambda: models.language_model(base(), {}, plan, start),
+        fit=lambda model, folder: tune(
+            model, base().tokenizer, rows, objective, plan, folder, max_tokens=max_tokens, refers=refers
+        ),
+    )
 
 
 def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[float]]:
@@ -131,10 +157,8 @@ def accuracy_by(
     for group, places in groups.items():
         margin_SP = np.array([[pairs[at][0] - pairs[at][1] for at in places] for pairs in values.values()])
         right_SP = np.sign(margin_SP) / 2 + 0.5
-        draws = Draws(len(places), SEED)
         found[f"{group} ({len(places)} pairs)"] = {
-            system: interval(float(right_P.mean()), resampled_mean(right_P, draws)).as_dict()
-            for system, right_P in zip(values, right_SP, strict=True)
+            system: spread_mean(right_P) for system, right_P in zip(values, right_SP, strict=True)
         }
     return found
 
@@ -154,6 +178,26 @@ def by_length(rows: Sequence[Preference]) -> dict[str, list[int]]:
         name = {1: "better one longer", 0: "same length", -1: "better one shorter"}[int(sign)]
         found.setdefault(name, []).append(place)
     return dict(sorted(found.items()))
+
+
+def predict_pairs(
+    run: Run, ids: Sequence[str], values: Mapping[str, Sequence[Sequence[float]]], seed: int
+) -> dict[str, list[Predicted]]:
+    """What each system prefers, as a stage; `values` are by system of the (better, other) answer; see `prefer`."""
+    return {
+        name: run.rows(
+            f"predictions/{slug(name)}",
+            lambda found=found: [prefer(*pair, seed) for pair in zip(ids, found, strict=True)],
+        )
+        for name, found in values.items()
+    }
+
+
+def compare_preferences(
+    systems: Mapping[str, Sequence[Predicted]], ours: str, trained: Collection[str]
+) -> dict[str, Any]:
+    """An entry of scores.json: how often each system prefers the better answer; see `evaluate`."""
+    return {"split": "test", **evaluate(systems, ORDER, ours, "labels", trained=trained)}
 
 
 def find_best(values: Sequence[float]) -> int:

@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError
 
 from camelid.errors import UserError
 from camelid.recipe import Values
+from camelid.rows import Judged
+from camelid.runs import Run
 
 BUILT_IN = Path(__file__).parent / "principles"
 NOT = "not "  # before a name: the principle turned round
@@ -96,12 +98,27 @@ def read_principles(source: str) -> dict[str, Principle]:
     return {one.name: one for one in found.principle}
 
 
+def keep_principles(run: Run, source: str) -> dict[str, Principle]:
+    """The principles of `read_principles` as they were when the run began, whatever happens to their file."""
+
+    def keep() -> list[Judged]:
+        return [Judged(name, source, "value", one.model_dump(), "") for name, one in read_principles(source).items()]
+
+    return {one.id: Principle(**one.value) for one in run.rows("principles/used", keep)}
+
+
 def state(principles: Mapping[str, Principle], wanted: Sequence[str]) -> tuple[str, ...]:
     """The text of each wanted principle: "concise", "not concise", or a sentence of one's own that ends in a stop.
 
     Raises UserError for a name that is none.
     """
     return tuple(_state(principles, one) for one in wanted)
+
+
+def compare_measures(principles: Mapping[str, Principle], question: str, first: str, second: str) -> dict[str, float]:
+    """By each principle that is measured, how much more of it the first answer has than the second."""
+    rules = {name: MEASURES[one.rule] for name, one in principles.items() if one.rule}
+    return {name: rule(question, first) - rule(question, second) for name, rule in rules.items()}
 
 
 def turn_round(name: str) -> str:

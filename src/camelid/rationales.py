@@ -23,7 +23,7 @@ from camelid.annotation import choose
 from camelid.data.columns import reasoned_shape
 from camelid.engines import Completion, Engine, Question
 from camelid.errors import UserError
-from camelid.metrics import mean_interval
+from camelid.metrics import spread_mean
 from camelid.recipe import Data
 from camelid.rows import Judged, Labelled, Prompt, Reasoned
 from camelid.scoring import score
@@ -272,7 +272,7 @@ def probe_generator(
     return {
         "rows": len(rows),
         "nats a token": {name: float(values_N.mean()) for name, values_N in means.items()},
-        "differences": {name: mean_interval(values_N).as_dict() for name, values_N in differences.items()},
+        "differences": {name: spread_mean(values_N) for name, values_N in differences.items()},
     }
 
 

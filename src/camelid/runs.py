@@ -130,6 +130,12 @@ class Run:
             self._meet()
         return path
 
+    def judged(
+        self, name: str, rows: Sequence[Any], judge: Callable[[Sequence[Any]], Iterable[Row]], *, chunk: int = 64
+    ) -> list[Any]:
+        """The rows of `map`, where they are few enough to be read at once."""
+        return list(iterate_rows(self.map(name, rows, judge, chunk=chunk, total=len(rows))))
+
     def model(self, name: str, build: Callable[[], T], fit: Callable[[T, Path], None]) -> Path:
         """The folder of a trained model: `build()` makes the module, `fit(module, folder)` trains it there.
 

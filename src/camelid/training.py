@@ -148,6 +148,13 @@ def group_parameters(model: nn.Module, plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
+def complain_of_plan(plan: Plan) -> list[tuple[str, str]]:
+    """What a plan asks for and a training without dev rows cannot give, as (what, fix)."""
+    if plan.keep == "last" and plan.patience is None:
+        return []
+    return [("plan.keep and plan.patience need dev rows, and this training has none", "Leave them out.")]
+
+
 def _check_dev(plan: Plan, evaluate: Evaluate | None) -> None:
     if evaluate is None and (plan.keep == "best" or plan.patience is not None):
         raise UserError(

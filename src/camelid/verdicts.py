@@ -21,7 +21,7 @@ from camelid.agreement import majority_vote
 from camelid.data.columns import ORDERS, Problem, Problems, find_disorder, verdict_in
 from camelid.data.formats import kind_of, read_records
 from camelid.errors import UserError, raise_all
-from camelid.metrics import SEED, Draws, interval, resampled_mean
+from camelid.metrics import spread_mean
 from camelid.rows import Judged
 
 OnFailure = Literal["tie", "drop", "as_is"]
@@ -93,12 +93,7 @@ def measure_orders(straight: Verdicts, swapped: Verdicts) -> dict[str, Any]:
         "shown_first": np.array([((one == FIRST) + (other == SECOND)) / 2 for one, other in known]),
         "shown_second": np.array([((one == SECOND) + (other == FIRST)) / 2 for one, other in known]),
     }
-    draws = Draws(len(known), SEED)
-    spread = {
-        name: interval(float(values_N.mean()), resampled_mean(values_N, draws)).as_dict()
-        for name, values_N in found_2N.items()
-    }
-    return {"pairs": len(known), **spread}
+    return {"pairs": len(known), **{name: spread_mean(values_N) for name, values_N in found_2N.items()}}
 
 
 def prefer_longer(first: Sequence[str], second: Sequence[str]) -> str:
@@ -142,11 +137,10 @@ def count_wins(verdicts: Sequence[str]) -> dict[str, Any]:
     if not verdicts:
         raise ValueError("a win rate needs a verdict")
     won_N = np.array([verdict == FIRST for verdict in verdicts], float)
-    rate = interval(float(won_N.mean()), resampled_mean(won_N, Draws(len(won_N), SEED))).as_dict()
     counts = {
         name: sum(verdict == each for verdict in verdicts) for name, each in zip(("wins", "ties", "losses"), CLASSES)
     }
-    return {"pairs": len(verdicts), **counts, "win_rate": rate}
+    return {"pairs": len(verdicts), **counts, "win_rate": spread_mean(won_N)}
 
 
 def correlate_errors(gold: Sequence[str], verdicts: Mapping[str, Sequence[str]]) -> dict[str, float | None]:

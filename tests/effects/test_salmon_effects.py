@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from experiments import RUNS, cost_by_stage, run_or_resume, signed, span, write_figures
 
+from camelid import adherence
 from camelid.methods.reinforce import salmon
 
 METHOD = "salmon"
@@ -55,10 +56,10 @@ def measure(name: str, figures: str, **values: Any) -> dict[str, Any]:
     scores = run_or_resume(METHOD, name, **values)
     write_figures(METHOD, figures, table(name, scores))
     systems = scores["held_out"]["systems"]
-    for blind in (salmon.BLIND, salmon.LONGER):
+    for blind in (adherence.BLIND, adherence.LONGER):
         assert systems[blind]["accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
         assert systems[blind]["flip_rate"]["value"] == 0.0
-    return systems[salmon.OURS]
+    return systems[adherence.OURS]
 
 
 def test_check_8_four_measured_principles() -> None:

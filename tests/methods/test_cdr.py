@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,9 +15,9 @@ import pytest
 import torch
 import transformers
 
-from camelid import bases, candidates, chat, cli, engines, methods, models, preferences, sides
-from camelid.annotation import count_outcomes
-from camelid.engines import Completion, Question, Request, Sampling, Scored
+from camelid import annotation, bases, chat, cli, engines, methods, models, preferences, sides
+from camelid.annotation import count_outcomes, score_answers
+from camelid.engines import Request, Sampling, Scored
 from camelid.engines.cache import Cache, cache_path
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
@@ -28,35 +27,20 @@ from camelid.reading import tell_answer
 from camelid.recipe import Plan, read_recipe
 from camelid.rows import Judged, Message, Preference, iterate_rows
 from camelid.runs import read_manifest
-from camelid.scoring import score
-from conftest import make_model, own_rows, write_csv, write_jsonl
+from conftest import CHAT_TEMPLATE, make_chat_model, own_rows, write_csv, write_jsonl, write_lower
 
-# as a chat model's: the end of a turn is a token, and a line break behind it is not
-TEMPLATE = (
-    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-)
-GLUED = TEMPLATE.replace("'#assistant\n'", "'#assistant '").replace("turn['role'] + '\n'", "turn['role'] + ' '")
+GLUED = CHAT_TEMPLATE.replace("'#assistant\n'", "'#assistant '").replace("turn['role'] + '\n'", "turn['role'] + ' '")
 GOLD = ("He has 3 + 4 = <<3+4=7>>7 pens in all.\n#### 7", "A loaf is 2, so five are 2 * 5 = <<2*5=10>>10.\n#### 10")
-
-
-def chat_model(folder: Path, seed: int = 0, template: str = TEMPLATE) -> Path:
-    """The tiny model with a chat template."""
-    make_model(folder, seed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def strong_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chat_model(tmp_path_factory.mktemp("cdr") / "strong", seed=0)
+    return make_chat_model(tmp_path_factory.mktemp("cdr") / "strong", seed=0)
 
 
 @pytest.fixture(scope="module")
 def weak_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return chat_model(tmp_path_factory.mktemp("cdr") / "weak", seed=1)
+    return make_chat_model(tmp_path_factory.mktemp("cdr") / "weak", seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -133,8 +117,11 @@ ROWS = [
 
 
 def measured(engine: Any, rows: Sequence[Preference] = ROWS, ended: bool = True) -> list[Judged]:
-    questions = [Question(row.prompt, cdr.answers_of(row), ended) for row in rows]
-    return [cdr.note(*found) for found in zip(rows, questions, score(engine, questions), strict=True)]
+    return score_answers(engine, rows, cdr.answers_of, ended=ended, floor=cdr.FLOOR)
+
+
+def opened(recipe: cdr.Recipe, side: sides.Side, folder: Path | None = None) -> Any:
+    return sides.open_side(side, recipe.model, recipe.engine, folder)
 
 
 def rewards_of(strong: Any, weak: Any, rows: Sequence[Preference] = ROWS) -> list[list[float]]:
@@ -182,13 +169,9 @@ def test_check_2_by_hand_with_different_tokenizers() -> None:
     assert found["tokens"] == [3], "n counts the strong model's tokens"
 
 
-def test_impossible_tokens_are_clipped_and_counted() -> None:
-    assert cdr.clip([-1.0, -30.0, -30.5, float("-inf")]) == ([-1.0, -30.0, -30.0, -30.0], 2)
-    question = Question(ROWS[0].prompt, cdr.answers_of(ROWS[0]), True)
-    kept = cdr.note(ROWS[0], question, Scored(((-1.0, float("-inf")), (-2.0,))))
-    assert kept.value == {"logprobs": [[-1.0, -30.0], [-2.0]], "clipped": 1}
-    failed = cdr.note(ROWS[0], question, Scored((), problem="context overflow"))
-    assert (failed.outcome, failed.reply) == ("failed", "context overflow")
+def test_a_row_that_one_model_cannot_read_has_no_reward() -> None:
+    kept = Judged("0", "", "value", {"logprobs": [[-1.0, -30.0], [-2.0]], "clipped": 1}, "")
+    failed = Judged("0", "", "failed", None, "context overflow")
     assert cdr.reward(kept, failed) == failed == cdr.reward(failed, kept)
 
 
@@ -215,8 +198,8 @@ def test_check_3_the_answer_and_its_end_are_scored_and_nothing_else(strong_model
 
 
 def test_check_3_a_first_token_in_front_of_all_changes_no_boundary(tmp_path: Path, strong_model: Path) -> None:
-    template = "{{ '<|end|>' }}" + TEMPLATE
-    with_first = chat_model(tmp_path / "bos", seed=0, template=template)
+    template = "{{ '<|end|>' }}" + CHAT_TEMPLATE
+    with_first = make_chat_model(tmp_path / "bos", seed=0, template=template)
     for row, plain, first in zip(ROWS, measured(engine_of(strong_model)), measured(engine_of(with_first)), strict=True):
         for answer, short, long in zip(
             cdr.answers_of(row), plain.value["logprobs"], first.value["logprobs"], strict=True
@@ -228,7 +211,7 @@ def test_check_3_a_first_token_in_front_of_all_changes_no_boundary(tmp_path: Pat
 def test_check_3_a_space_that_merges_with_the_answer_is_found(tmp_path: Path) -> None:
     """The template ends in a space that the tokenizer joins to the answer's word: prompt and answer are then tokenised
     apart, so that the prompt is what was asked and every scored token is the answer's."""
-    folder = chat_model(tmp_path / "glued", template=GLUED)
+    folder = make_chat_model(tmp_path / "glued", template=GLUED)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     prompt, answer = chat.converse("Where is the bus?"), "the bus is near"
     before = chat.encode_prompt(tokenizer, prompt)
@@ -247,14 +230,6 @@ def test_training_tells_the_answer_and_its_end_each_at_the_token_before(strong_m
     assert tokens.words is not None
     assert [*tokens.ids[1:], tokens.labels[-1]][tokens.words[0] :] == tokens.labels
     assert tokenizer.decode(tokens.ids[: tokens.words[0] + 1]).endswith("#assistant\n")
-
-
-def test_the_end_of_turn_is_trained_on_too(tmp_path: Path, strong_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, taught = transformers.AutoTokenizer.from_pretrained(strong_model), []
-    monkeypatch.setattr(cdr.labelling, "over_epochs", lambda tokens, *_: taught.extend(tokens))
-    monkeypatch.setattr(cdr, "train", lambda *_, **__: None)
-    cdr.fit(None, tokenizer, [(ROWS[0].prompt, "Quite well.")], Plan(), tmp_path)
-    assert tokenizer.decode(taught[0].labels) == "Quite well.<|end|>"
 
 
 # Check 4
@@ -291,8 +266,10 @@ def test_check_5_it_is_the_implicit_reward_of_dpo(tmp_path: Path, strong_model: 
             "engine": {"precision": "float32"},
         }
     )
-    assert cdr.model_of(recipe, cdr.sides_of(recipe)[1]).base == str(strong_model), "weak is the adapter's own base"
-    strong, weak = (cdr.open_side(recipe, side) for side in cdr.sides_of(recipe))
+    assert sides.model_of(cdr.sides_of(recipe)[1], recipe.model).base == str(strong_model), (
+        "weak is the adapter's own base"
+    )
+    strong, weak = (opened(recipe, side) for side in cdr.sides_of(recipe))
     found = rewards_of(strong, weak)
     policy = model.lm.eval()
     reference = transformers.AutoModelForCausalLM.from_pretrained(strong_model, dtype=torch.float32).eval()
@@ -307,12 +284,6 @@ def test_check_5_it_is_the_implicit_reward_of_dpo(tmp_path: Path, strong_model: 
                 ]
             assert beta * value == pytest.approx(beta * (sums[0] - sums[1]), abs=1e-4)
             assert abs(value) > 1e-3
-
-
-def test_the_weak_side_of_an_adapter_has_its_revision(tmp_path: Path) -> None:
-    (tmp_path / "handle.json").write_text('{"base": "some/base", "revision": "v2"}')
-    recipe = cdr.Recipe(strong=cdr.Side(adapted=str(tmp_path)))
-    assert cdr.sides_of(recipe)[1] == cdr.Side(base="some/base", revision="v2")
 
 
 def test_a_pair_is_made_only_where_neither_model_is_named() -> None:
@@ -350,10 +321,10 @@ def test_check_6_both_models_get_the_same_customised_text(
 
     measure = cdr.measure
 
-    def strip(recipe: Any, run: Any, name: str, contexts: Any, *rest: Any) -> Any:
-        if name == "test-weak":
-            contexts = [replace(row, prompt=(Message("user", row.prompt[-1].content),)) for row in contexts]
-        return measure(recipe, run, name, contexts, *rest)
+    def strip(recipe: Any, run: Any, name: str, contexts: Any, answers: Any, pair: Any) -> Any:
+        bare = [replace(row, prompt=(Message("user", row.prompt[-1].content),)) for row in contexts]
+        given = {"strong": contexts, "weak": bare}
+        return {side: measure(recipe, run, name, given[side], answers, {side: pair[side]})[side] for side in given}
 
     monkeypatch.setattr(cdr, "measure", strip)
     contexts = run_pair(tmp_path / "other", strong_model, weak_model, pairs_csv, **own)["contexts"]
@@ -445,9 +416,9 @@ def test_routed_questions_get_the_context_of_their_domain(
     reply: Callable[[Request], str] = lambda asked: (  # noqa: E731
         "<START>SUMS<END>" if " 3 + 3" in asked.prompt[-1].content else "no idea"  # type: ignore[union-attr]
     )
-    open_side = cdr.open_side
+    open_side = sides.open_side
     monkeypatch.setattr(
-        cdr,
+        sides,
         "open_side",
         lambda *given, **named: ScriptedEngine(reply) if named else open_side(*given),
     )
@@ -475,27 +446,9 @@ def test_domains_of_ones_own_from_toml(tmp_path: Path) -> None:
 # Check 7
 
 
-def draws(texts: Sequence[str], rewards: Sequence[float], **options: Any) -> set[Any]:
-    return {preferences.build_pair(texts, rewards, random.Random(seed), **options) for seed in range(40)}
-
-
-def test_check_7_pairs() -> None:
-    assert draws("abc", [1, 3, 2]) == {(1, 0), (1, 2)}
-    assert draws("abc", [2, 2, 2]) == {("all rewards are equal", None)}
-    assert draws("aba", [3, 1, 3]) == {(0, 1)}, "an equal text is never rejected"
-    assert draws("aab", [3, 3, 1]) == {(0, 2)}
-    assert draws("abc", [3, 3, 1]) == {(0, 1), (0, 2)}, "of equal rewards the first is chosen"
-    assert draws(["a", "a"], [3.0, 2.9]) == {("no other text is so much worse", None)}
-
-
-def test_equal_texts_count_once_and_margin_and_worst_choose() -> None:
-    drawn = [
-        preferences.build_pair("abbbbbbbc", [9, 1, 1, 1, 1, 1, 1, 1, 2], random.Random(seed))[1] for seed in range(400)
-    ]
-    assert 0.4 < drawn.count(8) / len(drawn) < 0.6, "seven times the same text is one candidate"
-    assert draws("abcd", [1, 5, 3, 4], margin=2) == {(1, 0), (1, 2)}
-    assert draws("abcd", [1, 5, 3, 4], worst=True) == {(1, 0)}
-    assert draws("ab", [1, 5], margin=4.5) == {("no other text is so much worse", None)}
+def prefer(name: str, seed: int, row: Preference, *both: Judged) -> Any:
+    """Which answer wins by a rule."""
+    return preferences.prefer(row.id, cdr.apply_rule(cdr.RULES[name], row, *both), seed)
 
 
 def test_ties_go_to_the_first_shown_so_the_reversed_pair_is_the_rest() -> None:
@@ -507,16 +460,14 @@ def test_ties_go_to_the_first_shown_so_the_reversed_pair_is_the_rest() -> None:
     ]
     rows = [row_of("q", "a", "b", str(n)) for n in range(len(values))]
     right = {
-        name: [
-            one.gold == one.predicted for one in (cdr.prefer(cdr.RULES[name], 0, *each) for each in zip(rows, *sides))
-        ]
+        name: [one.gold == one.predicted for one in (prefer(name, 0, *each) for each in zip(rows, *sides))]
         for name in (cdr.RATIO, cdr.REVERSED)
     }
     untied = [0, 1, 2, 5]
     assert [right[cdr.RATIO][n] for n in untied] == [True, False, True, True]
     assert [right[cdr.REVERSED][n] for n in untied] == [False, True, False, False]
     assert [right[cdr.RATIO][n] for n in (3, 4)] == [right[cdr.REVERSED][n] for n in (3, 4)]
-    shown = {cdr.prefer(cdr.RULES[cdr.RATIO], 0, row_of("q", "a", "b", str(n)), sides[0][0], sides[1][0]).gold
+    shown = {prefer(cdr.RATIO, 0, row_of("q", "a", "b", str(n)), sides[0][0], sides[1][0]).gold
              for n in range(20)}  # fmt: skip
     assert shown == {"first", "second"}, "the better answer is not always shown first"
 
@@ -524,7 +475,7 @@ def test_ties_go_to_the_first_shown_so_the_reversed_pair_is_the_rest() -> None:
 def test_the_order_in_which_a_pair_is_shown_is_drawn_with_the_seed() -> None:
     judged = Judged("0", "", "value", {"logprobs": [[-1.0], [-2.0]]}, "")
     rows = [row_of("q", "a", "b", str(n)) for n in range(20)]
-    orders = [[cdr.prefer(cdr.RULES[cdr.RATIO], seed, row, judged, judged).gold for row in rows] for seed in (0, 1)]
+    orders = [[prefer(cdr.RATIO, seed, row, judged, judged).gold for row in rows] for seed in (0, 1)]
     assert orders[0] != orders[1]
 
 
@@ -532,8 +483,7 @@ def accuracy_of(monkeypatch: pytest.MonkeyPatch, sides: dict[str, Any], **values
     """The scores of pairs of which each side gives these log-probabilities; None is a pair that it cannot read."""
     rows = [row_of(f"{n}?", "yes", "no", str(n)) for n in range(len(sides["weak"]))]
 
-    def judge(recipe: Any, run: Any, name: str, *rest: Any) -> list[Judged]:
-        (side,) = (side for side in sides if name == f"test-{side.replace(' ', '-')}")
+    def judge(side: str) -> list[Judged]:
         return [
             Judged(row.id, "", "value", {"logprobs": found, "clipped": 0}, "")
             if found
@@ -541,7 +491,7 @@ def accuracy_of(monkeypatch: pytest.MonkeyPatch, sides: dict[str, Any], **values
             for row, found in zip(rows, sides[side], strict=True)
         ]
 
-    monkeypatch.setattr(cdr, "measure", judge)
+    monkeypatch.setattr(cdr, "measure", lambda *given: {side: judge(side) for side in given[-1]})
     run: Any = InMemory()
     openers: Any = dict.fromkeys(sides)  # nothing opens an engine
     cdr.measure_accuracy(cdr.Recipe.model_validate(values), run, rows, openers)
@@ -581,7 +531,7 @@ def test_clipped_tokens_and_ties_are_counted() -> None:
 def test_only_length_is_called_cheap() -> None:
     rows = [row_of("q", "a", "b", str(n)) for n in range(20)]
     sides = [Judged("", "", "value", {"logprobs": [[value], [0.0]]}, "") for value in (-1.0, 0.0)]
-    wrong, right = ([cdr.prefer(cdr.RULES[name], 0, row, *sides) for row in rows] for name in (cdr.RATIO, cdr.REVERSED))
+    wrong, right = ([prefer(name, 0, row, *sides) for row in rows] for name in (cdr.RATIO, cdr.REVERSED))
     advice = "You need no fine-tuned LLM"
     assert advice in cdr.compare({cdr.RATIO: wrong, cdr.LONGER: right}, cdr.RATIO)["verdict"]
     assert advice not in cdr.compare({cdr.RATIO: wrong, cdr.SUMMED: right}, cdr.RATIO)["verdict"]
@@ -685,7 +635,7 @@ def test_strong_learns_the_chosen_and_weak_the_rejected_answers(
     rows: Any = list(iterate_rows(folder / "train.jsonl"))
     recipe = cdr.Recipe.model_validate({"model": {"base": str(strong_model)}})
     base, weak, strong = (
-        measured(cdr.open_side(recipe, cdr.Side(), one), rows) for one in (None, folder / "weak", folder / "strong")
+        measured(opened(recipe, cdr.Side(), one), rows) for one in (None, folder / "weak", folder / "strong")
     )
 
     def gained(side: list[Judged], answer: int) -> float:
@@ -706,7 +656,7 @@ def test_a_strong_model_made_by_dpo_prefers_the_chosen_answers(
     folder = methods.run("cdr", values, out=tmp_path / "r")
     rows: Any = list(iterate_rows(folder / "train.jsonl"))
     recipe = cdr.Recipe.model_validate({"model": {"base": str(strong_model)}})
-    weak, strong = (measured(cdr.open_side(recipe, cdr.Side(), one), rows) for one in (None, folder / "strong"))
+    weak, strong = (measured(opened(recipe, cdr.Side(), one), rows) for one in (None, folder / "strong"))
     ratios = [cdr.reward(*pair).value[cdr.RATIO] for pair in zip(strong, weak, strict=True)]
     assert sum(chosen > rejected for chosen, rejected in ratios) >= 7
     assert json.loads((folder / "strong" / "left_out.json").read_text()) == {}
@@ -723,7 +673,7 @@ def test_a_killed_run_goes_on_to_the_same_scores(
 ) -> None:
     values = TINY | {"model.base": str(strong_model), "engine.cache": False}
     whole = methods.run("cdr", values, out=tmp_path / "whole")
-    real, left = cdr.score, [1]
+    real, left = annotation.score, [1]
 
     def dies(*given: Any) -> Any:
         left[0] -= 1
@@ -731,10 +681,10 @@ def test_a_killed_run_goes_on_to_the_same_scores(
             raise Killed
         return real(*given)
 
-    monkeypatch.setattr(cdr, "score", dies)
+    monkeypatch.setattr(annotation, "score", dies)
     with pytest.raises(Killed):
         methods.run("cdr", values, out=tmp_path / "killed")
-    monkeypatch.setattr(cdr, "score", real)
+    monkeypatch.setattr(annotation, "score", real)
     methods.resume(tmp_path / "killed")
     for name in ("scores.json", "rewards/test.jsonl", "predictions/ratio.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes()
@@ -743,7 +693,7 @@ def test_a_killed_run_goes_on_to_the_same_scores(
 def test_weak_scores_are_computed_once_for_several_strong_models(
     tmp_path: Path, strong_model: Path, weak_model: Path, pairs_csv: Path
 ) -> None:
-    other = chat_model(tmp_path / "other", seed=2)
+    other = make_chat_model(tmp_path / "other", seed=2)
     run_pair(tmp_path / "first", strong_model, weak_model, pairs_csv)
     misses, hits = (getattr(Cache(cache_path()).statistics(), name) for name in ("misses", "hits"))
     assert (misses, hits) == (24, 0)
@@ -788,11 +738,7 @@ def scripted(kind: str) -> Any:
 @pytest.fixture
 def scripted_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        cdr,
-        "open_side",
-        lambda recipe, side, *rest, scores=True: scripted(
-            "policy" if not scores else "strong" if side == recipe.strong else "weak"
-        ),
+        sides, "open_side", lambda side, *rest, scores=True: scripted(Path(side.base).name if scores else "policy")
     )
 
 
@@ -803,23 +749,13 @@ def build(folder: Path, strong: Path, weak: Path, prompts: Path, **values: Any) 
     return list(iterate_rows(folder / "pairs.jsonl")), json.loads((folder / "scores.json").read_text())
 
 
-def test_the_policy_samples_as_the_recipe_says(strong_model: Path) -> None:
+def test_the_policy_samples_as_the_recipe_says(strong_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {"candidates": 3, "temperature": 0.7, "top_p": 0.6, "max_new_tokens": 9, "plan": {"seed": 5}}
-    policy, base = scripted("policy"), bases.open_base(str(strong_model))
-    cdr.ask_policy(cdr.Recipe.model_validate(values), policy, (base, base), ROWS[:1])
+    policy = scripted("policy")
+    monkeypatch.setattr(sides, "open_side", lambda *_, **__: policy)
+    recipe = cdr.Recipe.model_validate(values | {"model": {"base": str(strong_model)}})
+    cdr.open_policy(recipe, recipe.candidates)(ROWS[:1])
     assert policy.asked == [Request(ROWS[0].prompt, Sampling(9, 0.7, 0.6), 5, number) for number in range(3)]
-
-
-def test_what_is_no_candidate(strong_model: Path) -> None:
-    base = bases.open_base(str(strong_model))
-    replies = [
-        Completion("Yes", "end"),
-        Completion(" \n", "end"),
-        Completion("Yes, it", "length"),
-        Completion("Yes", "failed", problem="timeout"),
-    ]
-    faults = [candidates.fault_of(reply, lambda text: cdr.reads_alike((base, base), text)) for reply in replies]
-    assert faults == ["", "empty", "cut off at max_new_tokens", "timeout"]
 
 
 def test_pairs_are_chosen_by_the_reward_of_the_recipe_and_drawn_with_the_seed() -> None:
@@ -829,10 +765,11 @@ def test_pairs_are_chosen_by_the_reward_of_the_recipe_and_drawn_with_the_seed() 
     ]
 
     def chosen(**values: Any) -> list[Any]:
-        return [cdr.choose_pair(cdr.Recipe.model_validate(values), "abc", one) for one in judged]
+        recipe = cdr.Recipe.model_validate(values)
+        return [cdr.choose_pair(recipe, replace(ROWS[0], id=one.id), "abc", one) for one in judged]
 
-    assert {best for best, _ in chosen()} == {0}
-    assert {best for best, _ in chosen(normalised=True)} == {1}
+    assert {pair.chosen for pair in chosen()} == {"a"}
+    assert {pair.chosen for pair in chosen(normalised=True)} == {"b"}
     assert chosen() != chosen(plan={"seed": 1})
 
 
@@ -890,7 +827,7 @@ def test_answers_that_are_no_candidates_are_counted(
 def test_questions_whose_answers_are_all_the_same_are_counted(
     tmp_path: Path, strong_model: Path, weak_model: Path, prompts_csv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cdr, "open_side", lambda *_, **__: ScriptedEngine(lambda asked: "Yes."))
+    monkeypatch.setattr(sides, "open_side", lambda *_, **__: ScriptedEngine(lambda asked: "Yes."))
     pairs, scores = build(tmp_path / "r", strong_model, weak_model, prompts_csv)
     assert pairs == []
     assert scores["pairs"]["left out"] == {"fewer than two different answers": 20}
@@ -955,13 +892,6 @@ def test_what_an_endpoint_needs(strong_model: Path, weak_model: Path, pairs_csv:
     assert problems(**rows, **both) == ["engine.kind is remote, and the two models need addresses"]
 
 
-def test_the_text_for_an_endpoint_lacks_the_first_token(strong_model: Path) -> None:
-    """The endpoint adds it by itself."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(strong_model)
-    tokenizer.bos_token, tokenizer.chat_template = "<|end|>", "{{ bos_token }}" + TEMPLATE
-    assert sides.lay_out(tokenizer, chat.converse("Hello")) == "#user\nHello<|end|>\n#assistant\n"
-
-
 class Echo(BaseHTTPRequestHandler):
     """The completions interface of a server that has `folder`: echo with log-probabilities."""
 
@@ -1010,46 +940,6 @@ def test_a_strong_model_behind_an_endpoint_is_the_same_judge(
         assert one.value[cdr.RATIO] == pytest.approx(other.value[cdr.RATIO], abs=1e-3)
 
 
-def test_two_tokenizers_that_read_a_text_differently_are_refused(
-    tmp_path: Path, strong_model: Path, pairs_csv: Path
-) -> None:
-    lower = tmp_path / "lower"
-    shutil.copytree(strong_model, lower)
-    values = json.loads((lower / "tokenizer.json").read_text())
-    values["normalizer"] = {"type": "Lowercase"}
-    (lower / "tokenizer.json").write_text(json.dumps(values))
-    rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
-    (what,) = problems(**rows, strong__base=str(strong_model), weak__base=str(lower))
-    assert what.startswith("strong and weak do not decode the same text in 12 pairs: ")
-
-    pair = bases.open_base(str(strong_model)), bases.open_base(str(lower))
-    assert cdr.reads_alike(pair, "all small letters")
-    assert not cdr.reads_alike(pair, "fine", "Not fine")
-    assert cdr.reads_alike((pair[0], pair[0]), "Not fine")
-
-    cdr.check_reading(pair, [row_of("small?", "yes", "no")])
-    for texts in (("Big?", "yes", "no"), ("small?", "Yes", "no"), ("small?", "yes", "No")):
-        with pytest.raises(UserError, match="in 1 pairs: line 0"):
-            cdr.check_reading(pair, [row_of(*texts)])
-    assert (
-        candidates.fault_of(Completion("Not fine", "end"), lambda text: cdr.reads_alike(pair, text))
-        == "not decoded alike by strong and weak"
-    )
-
-
-def test_a_special_token_in_an_answer_is_seen(tmp_path: Path, strong_model: Path) -> None:
-    """What one tokenizer takes for the end of a turn is plain text to the other."""
-    other = tmp_path / "plain"
-    shutil.copytree(strong_model, other)
-    text = (other / "tokenizer.json").read_text().replace("<|end|>", "<|stop|>")
-    (other / "tokenizer.json").write_text(text)
-    config = (other / "tokenizer_config.json").read_text().replace('"<|end|>"', '"<|stop|>"')
-    (other / "tokenizer_config.json").write_text(config)
-    pair = bases.open_base(str(strong_model)), bases.open_base(str(other))
-    assert cdr.reads_alike(pair, "an ordinary answer")
-    assert not cdr.reads_alike(pair, "an answer<|end|> with more behind it")
-
-
 def test_check_tells_pair_rows_tokens_and_time(strong_model: Path, named_sets: Path) -> None:
     told = dict(cdr.check(methods.resolve("cdr", TINY | {"model.base": str(strong_model)})))
     assert told["steps"] == "2 of 2 pairs, for each of the two models"
@@ -1093,3 +983,12 @@ def test_the_command_line_prints_the_verdict(
     verdict = json.loads((tmp_path / "r" / "scores.json").read_text())["held_out"]["verdict"]
     assert verdict in " ".join(result.output.split())
     assert (tmp_path / "r" / "report.html").read_text().count(cdr.RATIO)
+
+
+def test_two_tokenizers_that_read_a_text_differently_are_refused(
+    tmp_path: Path, strong_model: Path, pairs_csv: Path
+) -> None:
+    lower = write_lower(strong_model, tmp_path / "lower")
+    rows = {name.replace(".", "__"): value for name, value in columns(pairs_csv).items()}
+    (what,) = problems(**rows, strong__base=str(strong_model), weak__base=str(lower))
+    assert what.startswith("strong and weak do not decode the same text in 12 pairs: ")

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise, starmap
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,9 +19,9 @@ import transformers
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from camelid import bases, chat, engines, methods, models, training
+from camelid import adherence, bases, chat, engines, methods, models, training
 from camelid.batches import Batch
-from camelid.branches import collate_ends
+from camelid.branches import collate_ends, share_front
 from camelid.engines import Question, Request, Scored
 from camelid.engines.local import LocalEngine
 from camelid.engines.scripted import ScriptedEngine
@@ -377,10 +377,10 @@ def test_check_5_the_list_changes_the_reward_and_padding_does_not(chat_model: Pa
     for side in ("left", "right"):
         for width in (longest, longest + 37):
             assert reward_at(model, texts, side, width) == pytest.approx(plain, abs=1e-5)
-    shared = salmon.share_front("0", texts)
+    shared = share_front("0", texts)
     assert len(shared.prompt) > 100, "question and answer are computed once for all guides"
     with torch.no_grad():
-        together = model(collate_ends([shared, salmon.share_front("1", texts[:1])], 0))[:, 0].tolist()
+        together = model(collate_ends([shared, share_front("1", texts[:1])], 0))[:, 0].tolist()
     assert together == pytest.approx([*plain, plain[0]], abs=1e-5)
 
 
@@ -438,11 +438,6 @@ def test_question_and_answer_are_cut_on_their_own_sides(chat_model: Path) -> Non
     assert tokenizer.decode(ids) == salmon.write_review(cut.instruction, cut.first, ()), "uncut texts are cut alike"
 
 
-def test_turns_of_a_conversation_have_their_roles() -> None:
-    assert salmon.show_turns(chat.converse("Hello")) == "Hello"
-    assert salmon.show_turns(chat.converse("Hello", "Yes?", "Bye")) == "User: Hello\n\nAssistant: Yes?\n\nUser: Bye"
-
-
 # Whole runs
 
 
@@ -455,8 +450,8 @@ def test_a_run_from_pairs_to_scores(tmp_path: Path, chat_model: Path, pairs_csv:
     assert not questions["train"] & questions["test"]
     assert len(rows["train"]) + len(rows["test"]) == 24
     held_out = scores["held_out"]
-    assert set(held_out["systems"]) == {salmon.OURS, salmon.BLIND, salmon.OTHER, salmon.LONGER}
-    for name in (salmon.BLIND, salmon.LONGER):
+    assert set(held_out["systems"]) == {adherence.OURS, adherence.BLIND, adherence.OTHER, adherence.LONGER}
+    for name in (adherence.BLIND, adherence.LONGER):
         exact = {"value": 0.5, "low": 0.5, "high": 0.5}
         assert held_out["systems"][name]["accuracy"] == exact, "whoever reads no list is right in exactly one half"
         assert held_out["systems"][name]["flip_rate"]["value"] == 0.0
@@ -492,10 +487,10 @@ def test_a_model_that_learned_to_follow_is_seen_to(tmp_path: Path, chat_model: P
         principles=str(tmp_path / "one.toml"), passes=8, noise=0, plan__tuning="full", plan__epochs=6,
         plan__learning_rate=3e-3, plan__batch_rows=8, question_tokens=24, answer_tokens=48,
     )  # fmt: skip
-    ours = scores["held_out"]["systems"][salmon.OURS]
+    ours = scores["held_out"]["systems"][adherence.OURS]
     assert ours["accuracy"]["value"] > 0.8
     assert ours["flip_rate"]["value"] > 0.6
-    assert salmon.OTHER not in scores["held_out"]["systems"], "there is no other one"
+    assert adherence.OTHER not in scores["held_out"]["systems"], "there is no other one"
     assert scores["steering"]["concise"]["difference"]["value"] > 0, "the picks are shorter than those of the negation"
 
 
@@ -661,15 +656,6 @@ def test_the_best_answer_follows_the_chosen_principles_without_training(
         assert pair.prompt == (Message("user", f"Question number {pair.id}, please?"),)
 
 
-def test_one_answer_is_the_best_and_makes_no_pair() -> None:
-    assert salmon.pick_best(PAIR, ["only"], [0.5]).value["answer"] == "only"
-    assert salmon.pair_up(PAIR, ["only"], [0.5]) is None
-    assert salmon.pair_up(PAIR, ["one", "two"], [0.5, 0.5]) is None
-    assert salmon.pair_up(PAIR, ["one", "two", "three"], [0.5, 0.9, 0.1]) == Preference(
-        "0", "line 1", chat.converse(PAIR.instruction), "two", "three"
-    )
-
-
 # What is said before a run
 
 
@@ -760,8 +746,3 @@ def test_letters_are_one_token_for_the_real_model(monkeypatch: pytest.MonkeyPatc
     )
     assert first[:-1] == second[:-1] == before
     assert first[-1] != second[-1]
-
-
-def test_other_principle_is_turned_round_with_the_own_one() -> None:
-    rows = [Guided(f"0 {form}", "", chat.converse("Q"), "a", "b", decided=form) for form in ("kind", "not kind")]
-    assert list(starmap(salmon.draw_other, ((0, row, ["kind", "long"]) for row in rows))) == ["long", "not long"]

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_columns, text_in, words_in
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
@@ -111,6 +111,13 @@ def read_rows(
     return _to_rows(read_table(Path(source)), source, shape or label_shape(data), data.missing == "drop", dropped)
 
 
+def read_source(
+    source: str | None, shape: Shape, missing: Literal["error", "drop"] = "error", dropped: Counter[str] | None = None
+) -> list[Any]:
+    """Rows that `shape` reads, as by `read_rows`; none where no source is named."""
+    return read_rows(source, Data(missing=missing), shape=shape, dropped=dropped) if source else []
+
+
 def read_splits(data: Data, seed: int, shape: Shape | None = None) -> Splits:
     """Train, dev and test rows of a recipe. Raises UserError with every problem found in any of the files.
 
@@ -140,7 +147,7 @@ def read_splits(data: Data, seed: int, shape: Shape | None = None) -> Splits:
     warnings = _overlaps(rows)
     rows["train"] = _draw_per_class(rows["train"], data.train_per_class, seed)
     for role, limit in (("train", data.train_rows), ("dev", data.dev_rows), ("test", data.test_rows)):
-        rows[role] = _draw(rows[role], limit, seed)
+        rows[role] = draw_rows(rows[role], limit, random.Random(f"{seed} draw")) if limit else rows[role]
     if shape is None:
         _check_classes(rows["train"], data)  # again: few rows may have been drawn
         _check_labels(rows, data)
@@ -488,9 +495,13 @@ def _draw_per_class(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
     return [row for number, row in enumerate(rows) if number in chosen]
 
 
-def _draw(rows: list[Any], limit: int | None, seed: int) -> list[Any]:
-    """At most `limit` rows, drawn with the seed, in their old order."""
-    if limit is None or len(rows) <= limit:
-        return rows
-    chosen = set(random.Random(f"{seed} draw").sample(range(len(rows)), limit))
-    return [row for number, row in enumerate(rows) if number in chosen]
+def draw_rows(rows: Sequence[Any], limit: int | None, draw: random.Random) -> list[Any]:
+    """At most `limit` of the rows, in their old order."""
+    count = len(rows) if limit is None else min(limit, len(rows))
+    return [rows[place] for place in sorted(draw.sample(range(len(rows)), count))]
+
+
+def leave_out(rows: Sequence[Any], held: Sequence[Any]) -> list[Any]:
+    """The rows that are the same as none of the held ones, whatever is said of them: no text is on both sides."""
+    known = {_content(row) for row in held}
+    return [row for row in rows if _content(row) not in known]

@@ -36,10 +36,9 @@ Differs from the paper in:
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -49,41 +48,20 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from camelid import (
-    bases,
-    chat,
-    data,
-    environment,
-    forecast,
-    labelling,
-    metrics,
-    models,
-    objectives,
-    preferences,
-    recipe,
-    sides,
-)
-from camelid.annotation import annotate, count_outcomes
-from camelid.candidates import draw_candidates
+from camelid import bases, candidates, chat, data, forecast, metrics, objectives, preferences, recipe, sides
+from camelid.annotation import annotate, count_outcomes, score_answers
+from camelid.candidates import Writer
 from camelid.data import Splits
-from camelid.data.columns import Problem, Shape, preference_shape, text_in
-from camelid.engines import Engine, Question, Sampling, Scored
-from camelid.errors import UserError, raise_all
-from camelid.evaluation import evaluate
-from camelid.objectives import cross_entropy
+from camelid.data.columns import preference_shape, prompt_shape
+from camelid.engines import Engine, Sampling
+from camelid.errors import UserError, raise_all, try_all
 from camelid.parsing import parse_choice, parse_tagged
-from camelid.preferences import tune
-from camelid.processes import is_leader
-from camelid.reading import pad_id, tell_answer
-from camelid.recipe import Data, Model
-from camelid.rows import Judged, Message, Predicted, Preference, iterate_rows
+from camelid.rows import Judged, Message, Preference
 from camelid.runs import Run, slug
-from camelid.scoring import score
 from camelid.sides import Side
-from camelid.training import train
+from camelid.training import complain_of_plan
 
 Messages = tuple[Message, ...]
-Answers = Callable[[Preference], Sequence[str]]
 FLOOR = -30.0  # nats: a token that one model holds impossible must not decide alone
 CHAT = "CHAT"
 RATIO, NORMALISED, REVERSED = "ratio", "ratio per token", "reversed pair"
@@ -172,15 +150,12 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    found: list[Any] = [None, None, None]
-    for place, look in enumerate((lambda: open_pair(recipe), lambda: read_pairs(recipe), lambda: read_prompts(recipe))):
-        try:
-            found[place] = look()
-        except UserError as error:
-            problems += error.all()
-    raise_all(list({problem.what: problem for problem in problems}.values()))  # the rows are read with the pair
-    return _forecast(recipe, *found)
+    looks = {"pair": open_pair, "pairs": read_pairs, "prompts": read_prompts}
+    found, problems = try_all(
+        {name: lambda look=look: look(recipe) for name, look in looks.items()}, _complaints(recipe)
+    )
+    raise_all(problems)
+    return _forecast(recipe, **found)
 
 
 def run(recipe: Recipe, run: Run) -> None:
@@ -196,9 +171,10 @@ def run(recipe: Recipe, run: Run) -> None:
     if scored:
         measure_accuracy(recipe, run, scored, pair)  # steps 2 to 5
     if prompts:
-        built = build_pairs(recipe, run, prompts, pair)  # steps 2 to 4, and 6
+        last = {side: pair[side] for side in ("weak", "strong")}
+        built = build_pairs(recipe, run, prompts, last)  # steps 2 to 4, and 6
         if recipe.tune:
-            compare_policies(recipe, run, held_out, pair, tune_policy(recipe, run, built))  # step 7
+            compare_policies(recipe, run, held_out, last, tune_policy(recipe, run, built))  # step 7
 
 
 def read_pairs(recipe: Recipe) -> Splits:
@@ -208,13 +184,14 @@ def read_pairs(recipe: Recipe) -> Splits:
     """
     values, made, dropped = recipe.data, is_made(recipe), Counter[str]()
     shape = preference_shape(values.prompt, values.chosen, values.rejected)
-    given, held_out = (_read(recipe, source, shape, dropped) for source in (values.train, values.test))
-    check_reading(open_pair(recipe), [*given, *held_out])
+    given, held_out = (
+        data.read_source(source, shape, values.missing, dropped) for source in (values.train, values.test)
+    )
+    sides.check_reading(*open_pair(recipe), [*given, *held_out])
     draw = random.Random(f"{recipe.plan.seed} pairs")
     limit = values.test_rows or (len(given) // 2 if made and not held_out else None)
-    test = _draw(held_out or given, limit, draw)
-    questions = {row.prompt for row in test}
-    train = _draw([row for row in given if row.prompt not in questions], values.train_rows, draw) if made else []
+    test = data.draw_rows(held_out or given, limit, draw)
+    train = data.draw_rows(data.leave_out(given, test), values.train_rows, draw) if made else []
     if given and not (test and (train or not made)):
         raise UserError(
             f"{values.train} has too few pairs: {len(train)} to train on, {len(test)} to score",
@@ -229,35 +206,17 @@ def read_prompts(recipe: Recipe) -> Splits:
     Their rows have no answers yet.
     """
     values, dropped = recipe.data, Counter[str]()
-
-    def convert(row_id: str, origin: str, cells: dict[str, Any]) -> Preference | Problem:
-        text = text_in(cells, values.prompt)
-        return text if isinstance(text, Problem) else Preference(row_id, origin, (Message("user", text),), "", "")
-
-    shape = Shape(Preference, convert, (values.prompt,), "--set data.prompt")
-    rows = _read(recipe, values.prompts, shape, dropped)
+    shape = replace(prompt_shape(values.prompt), options="--set data.prompt")
+    rows = data.read_source(values.prompts, shape, values.missing, dropped)
     draw = random.Random(f"{recipe.plan.seed} prompts")
-    held = _draw(rows, min(values.held_out_prompts, len(rows) // 2), draw) if recipe.tune else []
-    questions = {row.prompt for row in held}
-    asked = _draw([row for row in rows if row.prompt not in questions], values.prompt_rows, draw)
+    held = data.draw_rows(rows, min(values.held_out_prompts, len(rows) // 2), draw) if recipe.tune else []
+    asked = data.draw_rows(data.leave_out(rows, held), values.prompt_rows, draw)
     return Splits([], held, asked, {f"prompts: {why}": count for why, count in dropped.items()})
-
-
-def _read(recipe: Recipe, source: str | None, shape: Shape, dropped: Counter[str]) -> list[Preference]:
-    values = Data(missing=recipe.data.missing)
-    return data.read_rows(source, values, shape=shape, dropped=dropped) if source else []
-
-
-def _draw(rows: Sequence[Preference], limit: int | None, draw: random.Random) -> list[Preference]:
-    """At most `limit` rows in their old order."""
-    count = len(rows) if limit is None else min(limit, len(rows))
-    return [rows[place] for place in sorted(draw.sample(range(len(rows)), count))]
 
 
 # Step 1: the pair
 
-Opener = Callable[[], Engine]
-Bases = tuple[bases.Base, bases.Base]
+Openers = Mapping[str, Callable[[], Engine]]
 
 
 def is_made(recipe: Recipe) -> bool:
@@ -265,99 +224,34 @@ def is_made(recipe: Recipe) -> bool:
     return recipe.strong == recipe.weak == Side()
 
 
-def make_pair(recipe: Recipe, run: Run, rows: Sequence[Preference]) -> dict[str, Opener]:
-    """What opens the engines "weak" and "strong", and of each of `gap_steps`; trains the two models if need be."""
-    if not is_made(recipe):
-        opened = (lambda place=place: open_side(recipe, sides_of(recipe)[place]) for place in (1, 0))
-        return dict(zip(("weak", "strong"), opened, strict=True))
-    base = cache(lambda: bases.open_base(recipe.model.base, recipe.model.revision))
-
-    def make(name: str, answer_of: Callable[[Preference], str], kept: Sequence[int]) -> Path:
-        told = [(row.prompt, answer_of(row)) for row in rows]
-        return run.model(
-            name,
-            build=lambda: models.language_model(base(), {}, recipe.plan),
-            fit=lambda model, folder: fit(model, base().tokenizer, told, recipe.plan, folder, kept),
-        )
-
-    if recipe.made_by == "preferences":
-        dpo = objectives.dpo(recipe.beta)
-        folder = run.model(
-            "strong",
-            build=lambda: models.language_model(base(), {}, recipe.plan),
-            fit=lambda model, folder: tune(
-                model, base().tokenizer, rows, dpo, recipe.plan, folder, max_tokens=recipe.pair_tokens, refers=True
-            ),
-        )
-        return {"weak": lambda: open_side(recipe, Side()), "strong": lambda: open_side(recipe, Side(), folder)}
-    folders: dict[str, Path | None] = {"weak": make("weak", lambda row: row.rejected, ())}
-    strong = make("strong", lambda row: row.chosen, recipe.gap_steps)
-    folders["strong"] = strong
-    folders |= {f"after {step} steps": strong / f"step-{step}" if step else None for step in recipe.gap_steps}
-    return {name: lambda folder=folder: open_side(recipe, Side(), folder) for name, folder in folders.items()}
-
-
-def fit(
-    model: Any,
-    tokenizer: Any,
-    told: Sequence[tuple[Messages, str]],
-    plan: recipe.Plan,
-    folder: Path,
-    kept: Sequence[int] = (),
-) -> None:
-    """Next-token cross-entropy on the answers and their end; the adapter after each of the `kept` steps is saved."""
-
-    def save(step: int) -> None:
-        if step in kept and is_leader():
-            (folder / f"step-{step}").mkdir(exist_ok=True)
-            models.save(model, folder / f"step-{step}")
-
-    tokens = [tell_answer(tokenizer, *pair, ended=True) for pair in told]
-    batches = labelling.over_epochs(tokens, plan, pad_id(tokenizer))
-    train(model, batches, cross_entropy, plan, folder=folder, after_step=save)
-
-
 def sides_of(recipe: Recipe) -> tuple[Side, Side]:
     """(strong, weak); the weak one of an adapter is the base it was trained on, unless the recipe names another."""
-    strong, weak = recipe.strong, recipe.weak
-    if strong.adapted and weak == Side():
-        origin = model_of(recipe, strong)
-        weak = Side(base=origin.base, revision=origin.revision)
-    return strong, weak
+    return sides.pair_sides(recipe.strong, recipe.weak, recipe.model)
 
 
-def model_of(recipe: Recipe, side: Side) -> Model:
-    """The base of a side, that of the recipe where it names none."""
-    return sides.model_of(side, recipe.model)
-
-
-def open_side(recipe: Recipe, side: Side, adapted: Path | None = None, *, scores: bool = True) -> Engine:
-    """The engine of a side; `adapted` is what was trained in this run."""
-    return sides.open_side(side, recipe.model, recipe.engine, adapted, scores=scores)
-
-
-def open_pair(recipe: Recipe) -> Bases:
+def open_pair(recipe: Recipe) -> tuple[bases.Base, bases.Base]:
     """Config and tokenizer of strong and weak, without weights."""
-    strong, weak = (model_of(recipe, side) for side in sides_of(recipe))
+    strong, weak = (sides.model_of(side, recipe.model) for side in sides_of(recipe))
     return bases.open_base(strong.base, strong.revision), bases.open_base(weak.base, weak.revision)
 
 
-def check_reading(pair: Bases, rows: Sequence[Preference]) -> None:
-    """UserError when the two tokenizers do not decode a text to the same: the models would judge different answers."""
-    texts = {row.origin: [*(turn.content for turn in row.prompt), row.chosen, row.rejected] for row in rows}
-    odd = [origin for origin, found in texts.items() if not reads_alike(pair, *found)]
-    if odd:
-        raise UserError(
-            f"strong and weak do not decode the same text in {len(odd)} pairs: {', '.join(odd[:3])}",
-            "Their tokenizers normalise text or take parts of it for special tokens. Remove these rows, or take two "
-            "models of one family.",
-        )
+def make_pair(recipe: Recipe, run: Run, rows: Sequence[Preference]) -> Openers:
+    """What opens the engines "weak" and "strong", and of each of `gap_steps`; trains the two models if need be."""
 
+    def open_side(side: Side, folder: Path | None = None) -> Engine:
+        return sides.open_side(side, recipe.model, recipe.engine, folder)
 
-def reads_alike(pair: Bases, *texts: str) -> bool:
-    """Whether both tokenizers give the same texts back, special tokens left out."""
-    strong, weak = pair
-    return strong.source == weak.source or sides.reads_alike(strong.tokenizer, weak.tokenizer, *texts)
+    if not is_made(recipe):
+        return {"weak": lambda: open_side(sides_of(recipe)[1]), "strong": lambda: open_side(sides_of(recipe)[0])}
+    folders: dict[str, Path | None] = {"weak": None}
+    if recipe.made_by == "preferences":
+        loss, limits = objectives.dpo(recipe.beta), {"max_tokens": recipe.pair_tokens, "refers": True}
+        folders["strong"] = preferences.tune_policy(run, "strong", recipe.model, rows, loss, recipe.plan, **limits)
+    else:
+        made = sides.tune_apart(run, recipe.model, rows, recipe.plan, recipe.gap_steps)
+        earlier = {step: made["strong"] / f"step-{step}" if step else None for step in recipe.gap_steps}
+        folders |= made | {f"after {step} steps": folder for step, folder in earlier.items()}
+    return {name: lambda folder=folder: open_side(Side(), folder) for name, folder in folders.items()}
 
 
 # Steps 2 and 3: domain and context
@@ -369,9 +263,8 @@ def lay_contexts(
     """The rows with the context that both models get as their prompt, and how many questions have which domain."""
     domain_by_id, outcomes = {row.id: recipe.domain for row in rows}, {}
     if recipe.route:
-        router = cache(lambda: open_side(recipe, recipe.router, scores=False))
-        path = run.map(f"domains/{name}", rows, lambda chunk: classify(recipe, router(), chunk), total=len(rows))
-        judged: list[Any] = list(iterate_rows(path))
+        router = cache(lambda: sides.open_side(recipe.router, recipe.model, recipe.engine, scores=False))
+        judged = run.judged(f"domains/{name}", rows, lambda some: classify(recipe, router(), some))
         domain_by_id = {one.id: one.value if one.outcome == "value" else CHAT for one in judged}
         outcomes = {"router": count_outcomes(judged)}
     domains = domains_of(recipe)
@@ -412,12 +305,6 @@ def customise(prompt: Messages, domain: Domain, draw: random.Random) -> Messages
 # Step 4: the reward
 
 
-def clip(logprobs: Iterable[float]) -> tuple[list[float], int]:
-    """Log-probabilities of at least FLOOR, and how many were below."""
-    values = list(logprobs)
-    return [max(value, FLOOR) for value in values], sum(value < FLOOR for value in values)
-
-
 def log_ratio(strong: Sequence[float], weak: Sequence[float]) -> float:
     """r in nats: each model's log-probabilities are summed over its own tokens, which may differ in number."""
     return sum(strong) - sum(weak)
@@ -429,26 +316,21 @@ def normalise(ratio: float, tokens: int) -> float:
 
 
 def measure(
-    recipe: Recipe, run: Run, name: str, contexts: Sequence[Preference], answers: Answers, opener: Opener
-) -> list[Judged]:
-    """One model's clipped log-probabilities of each row's answers; `reply` is a digest of the text it was given."""
-    engine = cache(opener)
+    recipe: Recipe,
+    run: Run,
+    name: str,
+    contexts: Sequence[Preference],
+    answers: Callable[[Preference], Sequence[str]],
+    pair: Openers,
+) -> dict[str, list[Judged]]:
+    """By model, the clipped log-probabilities of each row's answers; `reply` is a digest of the text it was given."""
 
-    def judge(rows: Sequence[Preference]) -> list[Judged]:
-        questions = [Question(row.prompt, tuple(answers(row)), recipe.ended) for row in rows]
-        return [note(*found) for found in zip(rows, questions, score(engine(), questions, ""), strict=True)]
+    def ask(side: str) -> list[Judged]:
+        engine = cache(pair[side])
+        judge = lambda rows: score_answers(engine(), rows, answers, ended=recipe.ended, floor=FLOOR)  # noqa: E731
+        return run.judged(f"scores/{name}-{slug(side)}", contexts, judge)
 
-    path = run.map(f"scores/{name}", contexts, judge, total=len(contexts))
-    return list(iterate_rows(path))  # type: ignore[arg-type]
-
-
-def note(row: Preference, question: Question, scored: Scored) -> Judged:
-    """A row's log-probabilities as they are kept."""
-    if scored.problem:
-        return Judged(row.id, row.origin, "failed", None, scored.problem)
-    clipped = [clip(values) for values in scored.logprobs]
-    value = {"logprobs": [values for values, _ in clipped], "clipped": sum(count for _, count in clipped)}
-    return Judged(row.id, row.origin, "value", value, hashlib.sha256(repr(question.prompt).encode()).hexdigest()[:16])
+    return {side: ask(side) for side in pair}
 
 
 def reward(strong: Judged, weak: Judged) -> Judged:
@@ -459,6 +341,11 @@ def reward(strong: Judged, weak: Judged) -> Judged:
     tokens = [len(values) for values in strong.value["logprobs"]]
     value = {RATIO: ratios, NORMALISED: [normalise(*pair) for pair in zip(ratios, tokens, strict=True)]}
     return replace(strong, value=value | {"tokens": tokens})
+
+
+def reward_of(recipe: Recipe) -> str:
+    """Which of the two is the recipe's reward."""
+    return NORMALISED if recipe.normalised else RATIO
 
 
 # Step 5: labelled pairs
@@ -474,27 +361,27 @@ RULES: dict[str, Rule] = {
 }
 
 
-def measure_accuracy(recipe: Recipe, run: Run, rows: Sequence[Preference], pair: dict[str, Opener]) -> None:
+def measure_accuracy(recipe: Recipe, run: Run, rows: Sequence[Preference], pair: Openers) -> None:
     """How often the better answer wins by the ratio and by what is simpler; which texts were given; length; the gap."""
     contexts, facts = lay_contexts(recipe, run, "test", rows)
-    found = {side: measure(recipe, run, f"test-{slug(side)}", contexts, answers_of, pair[side]) for side in pair}
+    found = measure(recipe, run, "test", contexts, answers_of, pair)
     rewards = run.rows("rewards/test", lambda: map(reward, found["strong"], found["weak"]))
     run.scores("contexts", lambda: facts | compare_contexts(rows, contexts, found))
     good = [place for place in range(len(rows)) if all(one[place].outcome == "value" for one in found.values())]
     if not good:
         raise UserError("none of the pairs could be scored", f"The first failed for: {rewards[0].reply}.")
 
-    def prefer_by(name: str, rule: Rule, strong: Sequence[Judged]) -> list[Predicted]:
-        picked = [(rows[place], strong[place], found["weak"][place]) for place in good]
-        return run.rows(f"predictions/{slug(name)}", lambda: [prefer(rule, recipe.plan.seed, *one) for one in picked])
+    def values_by(rule: Rule, strong: Sequence[Judged]) -> list[list[float]]:
+        return [apply_rule(rule, rows[place], strong[place], found["weak"][place]) for place in good]
 
-    ours = NORMALISED if recipe.normalised else RATIO
-    systems = {name: prefer_by(name, rule, found["strong"]) for name, rule in RULES.items()}
-    gap = {name: prefer_by(name, RULES[ours], found[name]) for name in found if name not in ("weak", "strong")}
+    ours, steps = reward_of(recipe), [name for name in found if name not in ("weak", "strong")]
+    values = {name: values_by(rule, found["strong"]) for name, rule in RULES.items()}
+    values |= {name: values_by(RULES[ours], found[name]) for name in steps}
+    systems = preferences.predict_pairs(run, [rows[place].id for place in good], values, recipe.plan.seed)
     run.scores("held_out", lambda: compare({name: systems[name] for name in (ours, *ALONE)}, ours))
     run.scores("variants", lambda: compare({name: systems[name] for name in (RATIO, NORMALISED, REVERSED)}, ours))
-    if gap:
-        run.scores("gap", lambda: compare({**gap, LAST: systems[ours]}, LAST))
+    if steps:
+        run.scores("gap", lambda: compare({name: systems[name] for name in steps} | {LAST: systems[ours]}, LAST))
     run.scores("length", lambda: correlate([rewards[place] for place in good]))
     run.scores("counts", lambda: count_pairs([rows[place] for place in good], rewards, found))
 
@@ -503,15 +390,15 @@ def answers_of(row: Preference) -> tuple[str, str]:
     return row.chosen, row.rejected
 
 
-def prefer(rule: Rule, seed: int, row: Preference, strong: Judged, weak: Judged) -> Predicted:
-    """Which answer has more of what the rule counts; they are shown in a drawn order, and ties go to the first."""
+def apply_rule(rule: Rule, row: Preference, strong: Judged, weak: Judged) -> list[float]:
+    """What the better and the other answer have of what the rule counts."""
     both = zip(strong.value["logprobs"], weak.value["logprobs"], answers_of(row), strict=True)
-    return preferences.prefer(row.id, [rule(ours, theirs, text) for ours, theirs, text in both], seed)
+    return [rule(*one) for one in both]
 
 
-def compare(systems: dict[str, list[Predicted]], ours: str) -> dict[str, Any]:
+def compare(systems: Mapping[str, Any], ours: str) -> dict[str, Any]:
     """An entry of scores.json; what needs the strong model is not called cheap."""
-    return {"split": "test", **evaluate(systems, preferences.ORDER, ours, "labels", trained=set(systems) - {LONGER})}
+    return preferences.compare_preferences(systems, ours, trained=set(systems) - {LONGER})
 
 
 def compare_contexts(
@@ -529,16 +416,9 @@ def compare_contexts(
 
 def correlate(rewards: Sequence[Judged]) -> dict[str, Any]:
     """Pearson's correlation of an answer's reward with its tokens, over all answers; rows are resampled."""
-    whole, draws = np.arange(len(rewards))[None], metrics.Draws(len(rewards), metrics.SEED)
     tables = {name: np.array([row.value[name] for row in rewards]) for name in ("tokens", RATIO, NORMALISED)}
-
-    def value(name: str, rows_RN: Any) -> Any:
-        return metrics.pearson(*(tables[each][rows_RN].reshape(len(rows_RN), -1) for each in (name, "tokens")))
-
     return {
-        f"Pearson's r of {name} and tokens": metrics.interval(
-            value(name, whole)[0], metrics.bootstrap_rows(draws, lambda rows_RN, name=name: value(name, rows_RN))
-        ).as_dict()
+        f"Pearson's r of {name} and tokens": metrics.spread_pearson(tables[name], tables["tokens"])
         for name in (RATIO, NORMALISED)
     }
 
@@ -560,125 +440,62 @@ def count_pairs(
 # Steps 6 and 7: pairs of a policy's answers
 
 
-def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], pair: dict[str, Opener]) -> list[Preference]:
+def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], pair: Openers) -> list[Preference]:
     """Candidates, their rewards, and a preference row of each question that gives one."""
-    policy, opened = cache(lambda: open_side(recipe, recipe.policy, scores=False)), cache(lambda: open_pair(recipe))
-    path = run.map("candidates", prompts, lambda rows: ask_policy(recipe, policy(), opened(), rows), total=len(prompts))
-    candidates: list[Any] = list(iterate_rows(path))
-    texts = {one.id: one.value["texts"] for one in candidates if one.value}
+    drawn = run.judged("candidates", prompts, open_policy(recipe, recipe.candidates))
+    texts = candidates.texts_of(drawn)
     asked = [row for row in prompts if len(set(texts.get(row.id, ()))) > 1]
     contexts, facts = lay_contexts(recipe, run, "prompts", asked)
-    found = {
-        side: measure(recipe, run, f"prompts-{side}", contexts, lambda row: texts[row.id], pair[side])
-        for side in ("weak", "strong")
-    }
+    found = measure(recipe, run, "prompts", contexts, lambda row: texts[row.id], pair)
     rewards = run.rows("rewards/prompts", lambda: map(reward, found["strong"], found["weak"]))
-    places = {one.id: choose_pair(recipe, texts[one.id], one) for one in rewards}
-    built = [
-        replace(row, chosen=texts[row.id][best], rejected=texts[row.id][other])
-        for row in asked
-        for best, other in [places[row.id]]
-        if isinstance(best, int)
-    ]
-    run.rows("pairs", lambda: built)
-    left = Counter(one.reply for one in candidates if not one.value)
-    left.update(best for best, _ in places.values() if isinstance(best, str))
-    left.update({"fewer than two different answers": len(texts) - len(asked)})
-    cut = sum((Counter(one.value["left out"]) for one in candidates if one.value), Counter())
-    run.scores(
-        "pairs",
-        lambda: {
-            "questions": len(prompts),
-            "pairs": len(built),
-            "left out": dict(+left),
-            "answers that were no candidates": dict(cut),
-            **facts,
-        },
-    )
+    tried = [choose_pair(recipe, row, texts[row.id], one) for row, one in zip(asked, rewards, strict=True)]
+    built = run.rows("pairs", lambda: [one for one in tried if isinstance(one, Preference)])
+    run.scores("pairs", lambda: candidates.count_pairs(drawn, tried) | facts)
     run.scores("contexts_of_prompts", lambda: compare_contexts(asked, contexts, found))
     return built
 
 
-def ask_policy(
-    recipe: Recipe, policy: Engine, pair: Bases, rows: Sequence[Preference], count: int | None = None
-) -> list[Judged]:
-    """The policy's answers to each question that ended by themselves and that both tokenizers read alike."""
+def open_policy(recipe: Recipe, count: int, tuned: Path | None = None) -> Writer:
+    """What gives the policy's answers to questions that ended by themselves and that both tokenizers read alike."""
+    policy = cache(lambda: sides.open_side(recipe.policy, recipe.model, recipe.engine, tuned, scores=False))
+    pair = cache(lambda: open_pair(recipe))
     sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p)
-    alike = lambda text: reads_alike(pair, text)  # noqa: E731
-    return draw_candidates(policy, rows, sampling, count or recipe.candidates, recipe.plan.seed, alike)
+    alike = lambda text: sides.reads_alike(*pair(), text)  # noqa: E731
+    return lambda rows: candidates.draw_candidates(policy(), rows, sampling, count, recipe.plan.seed, alike)
 
 
-def choose_pair(recipe: Recipe, texts: Sequence[str], judged: Judged) -> tuple[int, int] | tuple[str, None]:
-    """Places of the chosen and the rejected text, or why there are none."""
+def choose_pair(recipe: Recipe, row: Preference, texts: Sequence[str], judged: Judged) -> Preference | str:
+    """The question with its chosen and its rejected text, or why there are none."""
     if judged.outcome != "value":
-        return judged.reply, None
-    values = judged.value[NORMALISED if recipe.normalised else RATIO]
-    draw = random.Random(f"{recipe.plan.seed} opponent {judged.id}")
-    return preferences.build_pair(texts, values, draw, margin=recipe.margin, worst=recipe.opponent == "worst")
+        return judged.reply
+    draw = random.Random(f"{recipe.plan.seed} opponent {row.id}")
+    values, worst = judged.value[reward_of(recipe)], recipe.opponent == "worst"
+    return candidates.pair_up(row, texts, values, draw, margin=recipe.margin, worst=worst)
 
 
 def tune_policy(recipe: Recipe, run: Run, pairs: Sequence[Preference]) -> Path:
     """The policy after SimPO on the pairs: -log sigmoid(beta (m_chosen - m_rejected) - gamma), m per token."""
-    side = recipe.policy
-    named = model_of(recipe, side)
-    base = cache(lambda: bases.open_base(named.base, named.revision))
-    start = Path(side.adapted) if side.adapted else None
-    loss = objectives.simpo(recipe.simpo_beta, recipe.simpo_gamma)
-    return run.model(
-        "policy",
-        build=lambda: models.language_model(base(), {}, recipe.plan, start),
-        fit=lambda model, folder: tune(
-            model, base().tokenizer, pairs, loss, recipe.plan, folder, max_tokens=recipe.pair_tokens
-        ),
+    loss, model = objectives.simpo(recipe.simpo_beta, recipe.simpo_gamma), sides.model_of(recipe.policy, recipe.model)
+    start = Path(recipe.policy.adapted) if recipe.policy.adapted else None
+    return preferences.tune_policy(
+        run, "policy", model, pairs, loss, recipe.plan, start=start, max_tokens=recipe.pair_tokens
     )
 
 
-def compare_policies(
-    recipe: Recipe, run: Run, rows: Sequence[Preference], pair: dict[str, Opener], tuned: Path
-) -> None:
+def compare_policies(recipe: Recipe, run: Run, rows: Sequence[Preference], pair: Openers, tuned: Path) -> None:
     """Rewards of an answer to each held-out question by the policy before and after, and how long the answers are."""
-    opened = cache(lambda: open_pair(recipe))
     contexts, _ = lay_contexts(recipe, run, "held_out", rows)
-    texts: dict[str, dict[str, str]] = {}
-    found: dict[str, list[Any]] = {}
-    for name, folder in (("before", None), ("after", tuned)):
-        policy = cache(lambda folder=folder: open_side(recipe, recipe.policy, folder, scores=False))
-        path = run.map(
-            f"answers/{name}", rows, lambda some, policy=policy: ask_policy(recipe, policy(), opened(), some, 1)
-        )
-        texts[name] = {one.id: one.value["texts"][0] for one in iterate_rows(path) if one.value}  # type: ignore[union-attr]
+    texts: dict[str, dict[str, list[str]]] = {}
+    for when, folder in (("before", None), ("after", tuned)):
+        texts[when] = candidates.texts_of(run.judged(f"answers/{when}", rows, open_policy(recipe, 1, folder)))
     both = [row for row in contexts if all(row.id in answers for answers in texts.values())]
-    for name, answers in texts.items():
-        scored = {
-            side: measure(
-                recipe, run, f"{name}-{side}", both, lambda row, answers=answers: [answers[row.id]], pair[side]
-            )
-            for side in ("weak", "strong")
-        }
-        found[name] = [reward(*one) for one in zip(scored["strong"], scored["weak"], strict=True)]
-    run.scores("policy", lambda: describe_policies(recipe, both, found, texts))
-
-
-def describe_policies(
-    recipe: Recipe, rows: Sequence[Preference], found: dict[str, list[Any]], texts: dict[str, dict[str, str]]
-) -> dict[str, Any]:
-    """Mean reward before and after with their difference, rows resampled, and mean characters of the answers."""
-    name = NORMALISED if recipe.normalised else RATIO
-    good = [place for place in range(len(rows)) if all(each[place].value for each in found.values())]
-    if not good:
-        return {"questions": 0}
-    values = {when: np.array([each[place].value[name][0] for place in good]) for when, each in found.items()}
-    draws = metrics.Draws(len(good), metrics.SEED)
-    values["after minus before"] = values["after"] - values["before"]
-    lengths = {when: np.mean([len(texts[when][rows[place].id]) for place in good]) for when in found}
-    return {
-        "questions": len(good),
-        **{
-            f"reward {when}": metrics.interval(float(each.mean()), metrics.resampled_mean(each, draws)).as_dict()
-            for when, each in values.items()
-        },
-        **{f"characters {when}": round(float(length), 1) for when, length in lengths.items()},
-    }
+    values: dict[str, list[float | None]] = {}
+    for when, answers in texts.items():
+        found = measure(recipe, run, when, both, lambda row, answers=answers: answers[row.id], pair)
+        rewards = map(reward, found["strong"], found["weak"])
+        values[when] = [one.value[reward_of(recipe)][0] if one.value else None for one in rewards]
+    said = {when: [answers[row.id][0] for row in both] for when, answers in texts.items()}
+    run.scores("policy", lambda: candidates.compare_answers(said, values))
 
 
 # Problems and the forecast
@@ -704,35 +521,19 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
         found.append((what, "Leave out policy.url, plan.keep and plan.patience."))
     if recipe.made_by == "preferences" and recipe.gap_steps:
         found.append(("gap_steps belong to models made by answers", "Leave them out, or set made_by to answers."))
-    if not is_made(recipe):
-        return found + _pair_complaints(recipe)
-    if not recipe.data.train:
-        what, fix = "no pairs are named to train the two models on", "Give --data, or name a pair (strong, weak)."
-        found.append((what, fix))
-    if plan.keep != "last" or plan.patience is not None:
-        found.append(("plan.keep and plan.patience need dev rows, and this training has none", "Leave them out."))
-    return found
-
-
-def _pair_complaints(recipe: Recipe) -> list[tuple[str, str]]:
-    found = []
+    if is_made(recipe):
+        if not recipe.data.train:
+            what, fix = "no pairs are named to train the two models on", "Give --data, or name a pair (strong, weak)."
+            found.append((what, fix))
+        return found + complain_of_plan(plan)
     if not (recipe.data.train or recipe.data.test or recipe.data.prompts):
         found.append(("no rows are named", "Give pairs (--data), or questions to build pairs for (--prompts)."))
     with suppress(UserError):  # `open_pair` says that no model is there
-        given = sides_of(recipe)
-        strong, weak = ((model_of(recipe, side), side.adapted, side.url, side.name) for side in given)
-        if strong == weak:
-            found.append(("strong and weak are the same model", "Every ratio would be 0: name another for one."))
-        if recipe.engine.kind == "remote" and not all(side.url for side in given):
-            found.append(("engine.kind is remote, and the two models need addresses", "Set strong.url and weak.url."))
-        if any(side.url and not side.base for side in given):
-            found.append(("an endpoint's tokenizer and chat template are not known", "Name its model: strong.base."))
-        if recipe.ended and any(side.url for side in given):
-            found.append(("an endpoint cannot score the end of a turn", "Add --ended false."))
+        found += sides.complain_of_pair(*sides_of(recipe), recipe.model, recipe.engine.kind, ended=recipe.ended)
     return found
 
 
-def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> list[tuple[str, str]]:
+def _forecast(recipe: Recipe, pair: Any, pairs: Splits, prompts: Splits) -> list[tuple[str, str]]:
     """The pair, rows, steps, tokens and time; without the router and the policy, whose replies nobody knows yet."""
     steps = -(-len(pairs.train) // recipe.plan.batch_rows) * recipe.plan.epochs
     gap = recipe.gap_steps if is_made(recipe) else ()
@@ -741,43 +542,27 @@ def _forecast(recipe: Recipe, pair: Bases, pairs: Splits, prompts: Splits) -> li
         raise UserError(f"gap_steps = {wrong[0]} is no step before the last of {steps}", f"Choose 0 to {steps - 1}.")
     domain, draw = domains_of(recipe)[recipe.domain], random.Random(recipe.plan.seed)
     contexts = [replace(row, prompt=customise(row.prompt, domain, draw)) for row in pairs.test]
-    scored = [_sizes(pair[0], row, ended=recipe.ended) for row in contexts]
-    taught = [_sizes(pair[0], row, ended=True) for row in pairs.train]
+    scored = [forecast.count_tokens(pair[0].tokenizer, row, ended=recipe.ended) for row in contexts]
+    taught = [forecast.count_tokens(pair[0].tokenizer, row) for row in pairs.train]
     training = sum(2 * before + chosen + rejected for before, chosen, rejected in taught) * recipe.plan.epochs
     scoring = sum(map(sum, scored)) * (2 + len(gap))
-    names = [side.name or side.adapted or model_of(recipe, side).base for side in sides_of(recipe)]
-    made = [
-        ("pair", f"{names[0]}, tuned on the better answers and on the others"),
-        ("steps", f"{steps} of {recipe.plan.batch_rows} pairs, for each of the two models"),
-    ]
+    # products: 2 a weight and token forward, 2 more backward; the head's are counted at every token, which is most
+    config = pair[0].config
+    weights = bases.parameter_count(config) + config.vocab_size * config.hidden_size
+    minutes = forecast.count_minutes(weights * (4 * training + 2 * scoring), recipe.engine.precision)
+    names = [side.name or side.adapted or sides.model_of(side, recipe.model).base for side in sides_of(recipe)]
+    tuned, each = "tuned on the better answers and on the others", ", for each of the two models"
     if recipe.made_by == "preferences":
-        made = [
-            ("pair", f"{names[0]}, tuned by DPO, and itself"),
-            ("steps", f"{steps} of {recipe.plan.batch_rows} pairs"),
-        ]
-    dropped = ", ".join(f"{count:,} {why}" for why, count in (pairs.dropped | prompts.dropped).items())
+        tuned, each = "tuned by DPO, and itself", ""
+    made = [("pair", f"{names[0]}, {tuned}"), ("steps", f"{steps} of {recipe.plan.batch_rows} pairs{each}")]
     return [
         *(made if is_made(recipe) else [("pair", f"strong {names[0]}, weak {names[1]}")]),
         ("rows", f"train {len(pairs.train):,}, test {len(pairs.test):,}, questions {len(prompts.test):,}"),
-        ("rows left out", dropped or "none"),
+        ("rows left out", forecast.tell_dropped(pairs.dropped | prompts.dropped)),
         ("domain", "told by the router" if recipe.route else recipe.domain),
         ("tokens", f"training {training:,}, scoring {scoring:,} (longest pair {max(map(sum, scored), default=0):,})"),
-        ("time", _time(recipe, pair[0], training, scoring)),
+        ("time", f"about {minutes} min on this machine at its speed now; router and policy come on top"),
     ]
-
-
-def _sizes(base: bases.Base, row: Preference, *, ended: bool) -> tuple[int, int, int]:
-    """Tokens of the prompt and of each answer, with the end of the turn or without."""
-    first, second = (len(chat.encode_answer(base.tokenizer, row.prompt, text, ended=ended)) for text in answers_of(row))
-    return len(chat.encode_prompt(base.tokenizer, row.prompt)), first, second
-
-
-def _time(recipe: Recipe, base: bases.Base, training: int, scoring: int) -> str:
-    """Products: 2 a weight and token forward, 2 more backward; the head's are counted at every token, which is most."""
-    weights = bases.parameter_count(base.config) + base.config.vocab_size * base.config.hidden_size
-    speed = environment.products_per_second(bases.resolve_precision(recipe.engine.precision))
-    minutes = max(1, round(forecast.OVERHEAD * weights * (4 * training + 2 * scoring) / speed / 60))
-    return f"about {minutes} min on this machine at its speed now; router and policy come on top"
 
 
 # Prompts, in our own words

@@ -57,6 +57,7 @@ from camelid.dialogues import Debate, Messages, Revision, Transcript, hold_debat
 from camelid.engines import Engine, Sampling, complain_of_engine
 from camelid.errors import UserError, raise_all
 from camelid.judging import find_score, pick_answers, score_each, score_pairs
+from camelid.metrics import spread_mean
 from camelid.panels import (
     compare_setups,
     convene,
@@ -67,7 +68,7 @@ from camelid.panels import (
     tabulate_juries,
 )
 from camelid.parsing import Parsed
-from camelid.preference_sets import describe_preferences, grade_pair, spread_mean, write_preferences, write_ranked
+from camelid.preference_sets import describe_preferences, grade_pair, write_preferences, write_ranked
 from camelid.rows import Contest, Graded, Judged, Message, Preference, iterate_rows
 from camelid.runs import Run, slug
 from camelid.sampling import sample

@@ -42,16 +42,14 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from camelid import bases, data, linear_heads, metrics, models, objectives, preferences, recipe
+from camelid import bases, data, forecast, linear_heads, metrics, models, objectives, preferences, recipe
 from camelid.branches import Answered, collate_ends, encode_all, encode_answers, gather_answers
-from camelid.data.columns import rated_shape, strength_shape
-from camelid.errors import UserError, raise_all
-from camelid.evaluation import evaluate
+from camelid.data.columns import Shape, rated_shape, strength_shape
+from camelid.errors import UserError, raise_all, try_all
 from camelid.extrapolation import extrapolate_models
 from camelid.heads import load_head
 from camelid.reading import pad_id
-from camelid.recipe import Data
-from camelid.rows import Predicted, Preference, Rated
+from camelid.rows import Preference, Rated
 from camelid.runs import Run, slug
 from camelid.training import train
 
@@ -125,19 +123,14 @@ class Split:
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    found: Any = None
-    try:
-        found = read_split(recipe)
-    except UserError as error:
-        problems += error.all()
+    looked, problems = try_all({"rows": lambda: read_split(recipe)}, _complaints(recipe))
     raise_all(problems)
+    found = looked["rows"]
     count = len(recipe.forms) * (1 + recipe.from_scratch) + 1
-    dropped = ", ".join(f"{number:,} {why}" for why, number in found.dropped.items())
     return [
         ("ratings", f"{len(found.ratings):,} answers"),
         ("pairs", f"train {len(found.train):,}, dev {len(found.dev):,}, test {len(found.test):,}"),
-        ("rows left out", dropped or "none"),
+        ("rows left out", forecast.tell_dropped(found.dropped)),
         ("models", f"{count} with a {recipe.trunk} trunk, and {len(recipe.alphas)} values of alpha"),
     ]
 
@@ -174,18 +167,18 @@ def run(recipe: Recipe, run: Run) -> None:
 
 def read_split(recipe: Recipe) -> Split:
     """Ratings and pairs, split by prompt. Raises UserError with what is wrong with the rows of any of them."""
-    values, given, dropped = recipe.data, Data(missing=recipe.data.missing), Counter[str]()
+    values, dropped = recipe.data, Counter[str]()
     of_pairs = strength_shape(values.prompt, values.first, values.second, values.strength)
     of_ratings = rated_shape(values.prompt, values.answer, recipe.attributes)
-    found: dict[str, list[Any]] = {"ratings": [], "train": [], "test": []}
-    problems: list[UserError] = []
-    for role, shape in {"ratings": of_ratings, "train": of_pairs, "test": of_pairs}.items():
-        source, left = getattr(values, role), Counter[str]()
-        try:
-            found |= {role: data.read_rows(source, given, shape=shape, dropped=left)} if source else {}
-        except UserError as error:
-            problems += error.all()
+
+    def look(role: str, shape: Shape) -> list[Any]:
+        left = Counter[str]()
+        rows = data.read_source(getattr(values, role), shape, values.missing, left)
         dropped.update({f"{role}: {why}": count for why, count in left.items()})
+        return rows
+
+    shapes = {"ratings": of_ratings, "train": of_pairs, "test": of_pairs}
+    found, problems = try_all({role: lambda role=role: look(role, shapes[role]) for role in shapes})
     raise_all(problems)
     pairs, draw = found["train"], random.Random(f"{recipe.plan.seed} prompts")
     asked, known = found["test"], {row.prompt for row in pairs}
@@ -378,25 +371,9 @@ def measure_accuracy(recipe: Recipe, run: Run, test: Sequence[Preference], rewar
     """Who wins, by system; by the strength of the preference, by margin and length; and how rewards go with length."""
     values = {name: found.tolist() for name, found in rewards.items()}
     values[LONGER] = [[float(len(row.chosen)), float(len(row.rejected))] for row in test]
-    systems: dict[str, list[Predicted]] = {
-        name: run.rows(
-            f"predictions/{slug(name)}",
-            lambda found=found: [
-                preferences.prefer(row.id, pair, recipe.plan.seed) for row, pair in zip(test, found, strict=True)
-            ],
-        )
-        for name, found in values.items()
-    }
-    order = [EXPO, *(name for name in systems if name != EXPO)]
-    run.scores(
-        "held_out",
-        lambda: {
-            "split": "test",
-            **evaluate(
-                {name: systems[name] for name in order}, preferences.ORDER, EXPO, "labels", trained=set(rewards)
-            ),
-        },
-    )
+    systems = preferences.predict_pairs(run, [row.id for row in test], values, recipe.plan.seed)
+    systems = {EXPO: systems[EXPO], **systems}
+    run.scores("held_out", lambda: preferences.compare_preferences(systems, EXPO, trained=set(rewards)))
     groups = dict(zip(("preferred", "other"), map(list, zip(*values[EXPO], strict=True)), strict=True))
     run.scores("spread", lambda: {"of": "reward", "units": "answers", "groups": groups})
     run.scores("strength", lambda: preferences.accuracy_by(by_strength(test), values))
@@ -418,15 +395,7 @@ def correlate_length(test: Sequence[Preference], rewards: list[list[float]]) -> 
     """Pearson's correlation of an answer's reward with its characters; pairs are resampled."""
     reward_P2 = np.array(rewards)
     length_P2 = np.array([[len(row.chosen), len(row.rejected)] for row in test], dtype=float)
-
-    def value(rows_RN: Any) -> Any:
-        return metrics.pearson(*(table[rows_RN].reshape(len(rows_RN), -1) for table in (reward_P2, length_P2)))
-
-    draws = metrics.Draws(len(test), metrics.SEED)
-    whole = value(np.arange(len(test))[None])[0]
-    return {
-        "Pearson's r of reward and characters": metrics.interval(whole, metrics.bootstrap_rows(draws, value)).as_dict()
-    }
+    return {"Pearson's r of reward and characters": metrics.spread_pearson(reward_P2, length_P2)}
 
 
 def _complaints(recipe: Recipe) -> list[tuple[str, str]]:

@@ -49,7 +49,7 @@ from camelid.engines import Engine
 from camelid.errors import UserError, raise_all
 from camelid.evaluation import evaluate
 from camelid.guard import REPLY_TOKENS, SAFE, UNSAFE, Definition, Guard, unsafe_scores, write_prompt
-from camelid.metrics import SEED, Draws, interval, resampled_mean
+from camelid.metrics import SEED, Draws, interval, spread_mean
 from camelid.objectives import cross_entropy
 from camelid.policy import Policy, read_policy
 from camelid.ranking import average_precision, best_threshold, resampled_average_precision
@@ -408,12 +408,9 @@ def measure_sensitivity(recipe: Recipe, engine: Engine, policy: Policy, rows: Se
             kept = policy.only([key for key in policy.keys if key not in left_out])
             prompts.append(write_prompt(kept, row.messages, descriptions=recipe.descriptions))
     values_N3 = np.array(unsafe_scores(engine, prompts, recipe.score, "policy variants")).reshape(-1, 3)
-    draws = Draws(len(unsafe), SEED)
     drops = {
         "broken_rules_left_out": values_N3[:, 0] - values_N3[:, 1],
         "other_rule_left_out": values_N3[:, 0] - values_N3[:, 2],
     }
     drops["difference"] = drops["broken_rules_left_out"] - drops["other_rule_left_out"]
-    return {"rows": len(unsafe)} | {
-        name: interval(float(drop_N.mean()), resampled_mean(drop_N, draws)).as_dict() for name, drop_N in drops.items()
-    }
+    return {"rows": len(unsafe)} | {name: spread_mean(drop_N) for name, drop_N in drops.items()}

@@ -39,7 +39,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, pvariance
 from typing import Any, Literal
@@ -47,37 +47,34 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from camelid import bases, chat, data, engines, forecast, models, recipe
-from camelid.adherence import (
-    Grades,
-    choose_answer,
-    compare_picks,
-    hold_out,
-    question_of,
-    score_by,
-    tabulate_principles,
-)
+from camelid import adherence, bases, candidates, chat, data, engines, forecast, models, recipe
+from camelid.adherence import Grades
 from camelid.annotation import count_outcomes
 from camelid.branches import Answered, collate_ends, share_front
 from camelid.data import Splits
-from camelid.data.columns import Shape, pair_shape, preference_shape
+from camelid.data.columns import pair_shape, preference_shape
 from camelid.engines import Choice, Engine, Question, Sampling
-from camelid.errors import UserError, raise_all
-from camelid.evaluation import evaluate
+from camelid.errors import UserError, raise_all, try_all
 from camelid.language import is_foreign, tell_script
 from camelid.objectives import rewards
-from camelid.preferences import ORDER, build_pair, find_best, measure_rewards, over_answers
-from camelid.principle import MEASURES, NOT, Principle, read_principles, state, turn_round, write_bullets
+from camelid.preferences import measure_rewards, over_answers
+from camelid.principle import (
+    NOT,
+    Principle,
+    compare_measures,
+    keep_principles,
+    read_principles,
+    state,
+    write_bullets,
+)
 from camelid.reading import cut_text, pad_id
-from camelid.recipe import Data, Plan
-from camelid.rows import Guided, Judged, Message, Pair, Preference, Prompt, iterate_rows
-from camelid.runs import Run, slug
-from camelid.sampling import sample
+from camelid.recipe import Plan
+from camelid.rows import Guided, Judged, Message, Pair, Preference
+from camelid.runs import Run
 from camelid.scoring import score
-from camelid.training import train
+from camelid.training import complain_of_plan, train
 
-OURS = "reward model"
-BLIND, OTHER, LONGER, ASKED = "without principles", "another principle", "longer answer", "model asked"
+ASKED = "model asked"
 STOP = 0.2  # probability that a list of principles ends behind each of them
 PHRASE = "As an AI language model"
 PHRASE_RULE, LANGUAGE_RULE = "rule: stock phrase", "rule: language"
@@ -133,8 +130,6 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    found: dict[str, Any] = {}
     looks: dict[str, Callable[[], Any]] = {
         "principles": lambda: read_principles(recipe.principles),
         "guide": lambda: state(read_principles(recipe.principles), recipe.chosen),
@@ -144,18 +139,14 @@ def check(recipe: Recipe) -> list[tuple[str, str]]:
         "steer": lambda: read_questions(recipe, recipe.data.steer, None),
         "general": lambda: read_general(recipe),
     }
-    for name, look in looks.items():
-        try:
-            found[name] = look()
-        except UserError as error:
-            problems += error.all()
-    raise_all(list({problem.what: problem for problem in problems}.values()))
+    found, problems = try_all(looks, _complaints(recipe))
+    raise_all(problems)
     return _forecast(recipe, **found)
 
 
 def run(recipe: Recipe, run: Run) -> None:
     """Pairs, scores by principle, labels, the reward model and what it is worth; then the best answers it finds."""
-    principles = keep_principles(recipe, run)
+    principles = keep_principles(run, recipe.principles)
     ready = cache(lambda: engines.open_engine(recipe.engine, recipe.model))
     folder = Path(recipe.reward) if recipe.reward else learn(recipe, run, principles, ready)
     if recipe.data.steer:
@@ -167,11 +158,10 @@ def learn(recipe: Recipe, run: Run, principles: dict[str, Principle], ready: Cal
     found = gather(recipe, run, ready)  # step 1
     train_rows, test_rows = (run.rows(name, lambda name=name: getattr(found(), name)) for name in ("train", "test"))
 
-    def judge_all(name: str, rows: Sequence[Pair]) -> list[Judged]:
-        path = run.map(f"scores/{name}", rows, lambda some: judge(principles, ready, some), total=len(rows))
-        return list(iterate_rows(path))  # type: ignore[arg-type]
-
-    judged, held_out = judge_all("train", train_rows), judge_all("test", test_rows)  # step 2
+    judged, held_out = (  # step 2
+        run.judged(f"scores/{name}", rows, partial(judge, principles, ready))
+        for name, rows in (("train", train_rows), ("test", test_rows))
+    )
     spread = variances(judged, principles)
     known = {name: one for name, one in principles.items() if spread[name] > 0}
     if not known:
@@ -190,18 +180,10 @@ def learn(recipe: Recipe, run: Run, principles: dict[str, Principle], ready: Cal
         raise UserError("no pair was given a label", f"Left out: {', '.join(left) or 'none'}. {advice}")
     folder = fit_reward(recipe, run, labelled, general)  # step 8
     measured = [grade(one, {name: spread[name] for name in known}) for one in held_out]
-    measure(recipe, run, folder, known, test_rows, measured, ready)  # step 9
+    reward = partial(score_answers, folder, recipe)
+    further = {ASKED: lambda: ask_directly(run, test_rows, known, ready)} if recipe.compare else {}
+    adherence.measure_adherence(run, known, test_rows, measured, reward, recipe.plan.seed, further)  # step 9
     return folder
-
-
-def keep_principles(recipe: Recipe, run: Run) -> dict[str, Principle]:
-    """The principles as they were when the run began, whatever happens to their file."""
-
-    def keep() -> list[Judged]:
-        found = read_principles(recipe.principles)
-        return [Judged(name, recipe.principles, "value", one.model_dump(), "") for name, one in found.items()]
-
-    return {one.id: Principle(**one.value) for one in run.rows("principles/used", keep)}
 
 
 # Step 1: pairs of answers
@@ -212,8 +194,7 @@ def gather(recipe: Recipe, run: Run, ready: Callable[[], Engine]) -> Callable[[]
     if recipe.data.train:
         return cache(lambda: split(recipe, *read_pairs(recipe)))
     prompts = run.rows("prompts", lambda: read_questions(recipe, recipe.data.prompts, recipe.data.prompt_rows))
-    path = run.map("answers", prompts, lambda rows: draw_answers(recipe, ready(), rows, 2), total=len(prompts))
-    answered: list[Any] = list(iterate_rows(path))
+    answered = run.judged("answers", prompts, lambda rows: draw_answers(recipe, ready(), rows, 2))
     texts: dict[str, list[str]] = {one.id: one.value or [] for one in answered}
     both = [replace(row, first=texts[row.id][0], second=texts[row.id][1]) for row in prompts if len(texts[row.id]) == 2]
     missing = {"questions without two whole answers": len(prompts) - len(both)}
@@ -223,20 +204,21 @@ def gather(recipe: Recipe, run: Run, ready: Callable[[], Engine]) -> Callable[[]
 def read_pairs(recipe: Recipe) -> tuple[list[Pair], dict[str, int]]:
     """The rows of `data.train`, and what was left out."""
     values, dropped = recipe.data, Counter[str]()
-    return _read(recipe, values.train, pair_shape(values.instruction, (values.first, values.second)), dropped), dropped
+    shape = pair_shape(values.instruction, (values.first, values.second))
+    return data.read_source(values.train, shape, values.missing, dropped), dropped
 
 
 def read_questions(recipe: Recipe, source: str | None, limit: int | None) -> list[Pair]:
     """Questions as pairs that have no answers yet."""
-    rows = _read(recipe, source, pair_shape(recipe.data.instruction), Counter()) if source else []
-    return _draw(rows, limit, random.Random(f"{recipe.plan.seed} prompts"))
+    rows = data.read_source(source, pair_shape(recipe.data.instruction), recipe.data.missing)
+    return data.draw_rows(rows, limit, random.Random(f"{recipe.plan.seed} prompts"))
 
 
 def read_general(recipe: Recipe) -> list[Preference]:
     """Preferences of people, for the first training."""
-    source, shape = recipe.data.general, preference_shape("prompt", "chosen", "rejected")
-    rows = _read(recipe, source, shape, Counter()) if source else []
-    return _draw(rows, recipe.data.general_rows, random.Random(f"{recipe.plan.seed} general"))
+    values, shape = recipe.data, preference_shape("prompt", "chosen", "rejected")
+    rows = data.read_source(values.general, shape, values.missing)
+    return data.draw_rows(rows, values.general_rows, random.Random(f"{recipe.plan.seed} general"))
 
 
 def split(recipe: Recipe, rows: Sequence[Pair], dropped: Mapping[str, int] | None = None) -> Splits:
@@ -245,7 +227,7 @@ def split(recipe: Recipe, rows: Sequence[Pair], dropped: Mapping[str, int] | Non
     counts, kept, cut = Counter(dropped or {}), [], 0
     for row in rows:
         read = cut_pair(recipe, tokenizer, row)
-        if min(len(read.first.strip()), len(read.second.strip())) < LEAST_CHARACTERS:
+        if not (is_long(read.first) and is_long(read.second)):
             counts[f"pairs with an answer below {LEAST_CHARACTERS} characters"] += 1
         elif read.first == read.second:
             counts["pairs of answers that are equal, or begin so"] += 1
@@ -257,8 +239,8 @@ def split(recipe: Recipe, rows: Sequence[Pair], dropped: Mapping[str, int] | Non
     held_out = set(
         draw.sample(questions, min(round(values.test_share * len(questions)), len(questions) - 1)) if kept else ()
     )
-    train_rows = _draw([row for row in kept if row.instruction not in held_out], values.train_rows, draw)
-    test_rows = _draw([row for row in kept if row.instruction in held_out], values.test_rows, draw)
+    train_rows = data.draw_rows([row for row in kept if row.instruction not in held_out], values.train_rows, draw)
+    test_rows = data.draw_rows([row for row in kept if row.instruction in held_out], values.test_rows, draw)
     if not (train_rows and test_rows):
         what = f"too few pairs are left: {len(train_rows)} to learn from, {len(test_rows)} on other questions to score"
         raise UserError(what, f"Give more. Left out: {dict(counts) or 'none'}.")
@@ -277,31 +259,19 @@ def cut_pair(recipe: Recipe, tokenizer: Any, row: Pair) -> Pair:
 def draw_answers(recipe: Recipe, policy: Engine, rows: Sequence[Pair], samples: int) -> list[Judged]:
     """The policy's answers to each question; "malformed" where none ended by itself and has some length."""
     sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p, stop=TURNS)
-    prompts = [chat.converse(row.instruction) for row in rows]
-    judged = []
-    for row, replies in zip(
-        rows, sample(policy, prompts, sampling, samples=samples, seed=recipe.plan.seed, what=""), strict=True
-    ):
-        texts = [reply.text.strip() for reply in replies if reply.stop in ("end", "string")]
-        texts = [text for text in texts if len(text) >= LEAST_CHARACTERS]
-        problems = [reply.problem for reply in replies if reply.problem]
-        if texts:
-            judged.append(Judged(row.id, row.origin, "value", texts, ""))
-        elif len(problems) == len(replies):
-            judged.append(Judged(row.id, row.origin, "failed", None, problems[0], problem=problems[0]))
-        else:
-            judged.append(Judged(row.id, row.origin, "malformed", None, "no answer was whole and long enough"))
-    return judged
+    questions = [candidates.pose(row) for row in rows]
+    drawn = candidates.draw_candidates(policy, questions, sampling, samples, recipe.plan.seed, is_long)
+    return [
+        replace(one, value=[text.strip() for text in one.value["texts"]])
+        if one.outcome == "value"
+        else replace(one, reply=one.problem or "no answer was whole and long enough")
+        for one in drawn
+    ]
 
 
-def _read(recipe: Recipe, source: str, shape: Shape, dropped: Counter[str]) -> list[Any]:
-    return data.read_rows(source, Data(missing=recipe.data.missing), shape=shape, dropped=dropped)
-
-
-def _draw(rows: Sequence[Any], limit: int | None, draw: random.Random) -> list[Any]:
-    """At most `limit` rows in their old order."""
-    count = len(rows) if limit is None else min(limit, len(rows))
-    return [rows[place] for place in sorted(draw.sample(range(len(rows)), count))]
+def is_long(text: str) -> bool:
+    """Whether an answer has as many characters as one needs at least."""
+    return len(text.strip()) >= LEAST_CHARACTERS
 
 
 # Steps 2 and 3: scores by principle
@@ -311,8 +281,9 @@ def judge(principles: Mapping[str, Principle], ready: Callable[[], Engine], rows
     """{principle: [s12, s21]} of each pair: measured where the principle has a rule, else asked for."""
     asked = {name: one for name, one in principles.items() if not one.rule}
     found = ask(ready(), rows, asked) if asked else [Judged(row.id, row.origin, "value", {}, "") for row in rows]
-    ruled = {name: MEASURES[one.rule] for name, one in principles.items() if one.rule}
-    return [_add_measures(row, one, ruled) for row, one in zip(rows, found, strict=True)]
+    measured = [compare_measures(principles, row.instruction, row.first, row.second) for row in rows]
+    both = [{name: [gap, gap] for name, gap in gaps.items()} for gaps in measured]
+    return [replace(one, value=one.value | more) if one.value is not None else one for one, more in zip(found, both)]
 
 
 def ask(engine: Engine, rows: Sequence[Pair], principles: Mapping[str, Principle]) -> list[Judged]:
@@ -335,13 +306,6 @@ def ask(engine: Engine, rows: Sequence[Pair], principles: Mapping[str, Principle
         value = {name: [straight[0] - straight[1], turned[1] - turned[0]] for name, straight, turned in pairs}
         judged.append(Judged(row.id, row.origin, "value", value, ""))
     return judged
-
-
-def _add_measures(row: Pair, judged: Judged, ruled: Mapping[str, Callable[[str, str], float]]) -> Judged:
-    if judged.outcome != "value":
-        return judged
-    gaps = {name: rule(row.instruction, row.first) - rule(row.instruction, row.second) for name, rule in ruled.items()}
-    return replace(judged, value=judged.value | {name: [gap, gap] for name, gap in gaps.items()})
 
 
 def variances(judged: Sequence[Judged], names: Sequence[str] | Mapping[str, Any]) -> dict[str, float]:
@@ -468,19 +432,12 @@ def encode_labels(tokenizer: Any, recipe: Recipe, rows: Sequence[Preference]) ->
     for row in rows:
         guides = [row.guide if isinstance(row, Guided) else ()]
         texts = [
-            write_lines(tokenizer, recipe, show_turns(row.prompt), text, guides)[0]
+            write_lines(tokenizer, recipe, chat.show_turns(row.prompt), text, guides)[0]
             for text in (row.chosen, row.rejected)
         ]
         if texts[0] != texts[1]:  # two answers that begin alike may be cut to the same
             found.append(share_front(row.id, texts))
     return found
-
-
-def show_turns(prompt: Prompt) -> str:
-    """The question, or a conversation with its roles."""
-    if isinstance(prompt, str) or len(prompt) == 1:
-        return prompt if isinstance(prompt, str) else prompt[0].content
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in prompt)
 
 
 def fit_reward(recipe: Recipe, run: Run, labelled: Sequence[Guided], general: Sequence[Preference]) -> Path:
@@ -501,89 +458,27 @@ def fit_reward(recipe: Recipe, run: Run, labelled: Sequence[Guided], general: Se
 
 
 def score_answers(
-    folder: Path, recipe: Recipe, asked: Sequence[tuple[str, str]], guides: Sequence[Sequence[str]], what: str
+    folder: Path, recipe: Recipe, asked: Sequence[tuple[str, str]], guides: Sequence[Sequence[str]]
 ) -> Any:
     """rewards_NG of N (question, answer) under each of G guides; what the guides share is computed once."""
     model, base = models.load_handle(folder)
     lines = [write_lines(base.tokenizer, recipe, *one, guides) for one in asked]
     rows = [share_front(str(number), texts) for number, texts in enumerate(lines)]
-    return np.array(measure_rewards(model, rows, pad_id(base.tokenizer), what), dtype=np.float32)
+    return np.array(measure_rewards(model, rows, pad_id(base.tokenizer)), dtype=np.float32)
 
 
-# Step 9: does it follow?
-
-Judge = Callable[[Guided], Sequence[float]]  # what the better and the other answer have of what is counted
-
-
-def measure(
-    recipe: Recipe,
-    run: Run,
-    folder: Path,
-    principles: Mapping[str, Principle],
-    rows: Sequence[Pair],
-    grades: Sequence[Grades | None],
-    ready: Callable[[], Engine],
-) -> None:
-    """Decisions on held-out pairs under each principle and its negation, against what cannot read or follow them."""
-    held = run.rows("held-out/decisions", lambda: hold_out(rows, grades, principles))
-    if not held:
-        raise UserError("no principle tells two held-out answers apart", "Give more pairs to score.")
-    answers = list(dict.fromkeys((row.instruction, text) for row in rows for text in (row.first, row.second)))
-    forms = ["", *(form for name in principles for form in (name, turn_round(name)))]
-    guides = [state(principles, [form] if form else []) for form in forms]
-    made = run.arrays("rewards/test", lambda: {"r": score_answers(folder, recipe, answers, guides, "rewards")})
-    by_form = {form: made["r"][:, place].tolist() for place, form in enumerate(forms)}
-    places = {answer: place for place, answer in enumerate(answers)}
-
-    def follow(row: Guided, form: str) -> list[float]:
-        return [by_form[form][places[question_of(row), text]] for text in (row.chosen, row.rejected)]
-
-    judges: dict[str, Judge] = {
-        OURS: lambda row: follow(row, row.decided),
-        BLIND: lambda row: follow(row, ""),
-        LONGER: lambda row: [len(row.chosen), len(row.rejected)],
-    }
-    if len(principles) > 1:
-        judges[OTHER] = lambda row: follow(row, draw_other(recipe.plan.seed, row, [*principles]))
-    if recipe.compare:
-        judges[ASKED] = ask_directly(run, rows, principles, ready)
-    systems = {
-        name: run.rows(
-            f"predictions/{slug(name)}", lambda judge=judge: [choose_answer(row, judge(row)) for row in held]
-        )
-        for name, judge in judges.items()
-    }
-    scorer, trained = score_by([question_of(row) for row in held[::2]]), {OURS, BLIND, OTHER}
-    compared = cache(lambda: evaluate(systems, ORDER, OURS, "principles", trained=trained, scorer=scorer))
-    run.scores("held_out", lambda: {"split": "held-out/decisions", **compared()})
-    run.scores("by_principle", lambda: tabulate_principles(held, systems[OURS]))
-    run.scores("steering", lambda: compare_picks(principles, answers, by_form.__getitem__))
-
-
-def draw_other(seed: int, row: Guided, names: Sequence[str]) -> str:
-    """Another principle than the row's, turned round where that is: it follows from the text, and not from "not"."""
-    own = row.decided.removeprefix(NOT)
-    pair = row.id.removesuffix(row.decided)
-    other = random.Random(f"{seed} other {pair} {own}").choice([name for name in names if name != own])
-    return other if row.decided == own else turn_round(other)
+# Step 9: does it follow? See `adherence`
 
 
 def ask_directly(
     run: Run, rows: Sequence[Pair], principles: Mapping[str, Principle], ready: Callable[[], Engine]
-) -> Judge:
-    """The model asked as in step 2 about each pair, both orders' mean, turned round by the sign; 0 where it failed."""
-    path = run.map("scores/asked", rows, lambda some: ask(ready(), some, principles), total=len(rows))
-    asked: list[Any] = list(iterate_rows(path))
+) -> adherence.Chooser:
+    """The model asked as in step 2 about each pair: both orders' mean, 0 where it failed."""
+    asked = run.judged("scores/asked", rows, lambda some: ask(ready(), some, principles))
     run.scores("asked", lambda: {"pairs": count_outcomes(asked)})
-    texts, nothing = {row.id: row.first for row in rows}, dict.fromkeys(principles, (0.0,))
-    means = {one.id: {name: fmean(both) for name, both in (one.value or nothing).items()} for one in asked}
-
-    def judge(row: Guided) -> list[float]:
-        pair, own = row.id.removesuffix(f" {row.decided}"), row.decided.removeprefix(NOT)
-        lead = means[pair][own] if row.decided == own else -means[pair][own]
-        return [lead, -lead] if row.chosen == texts[pair] else [-lead, lead]
-
-    return judge
+    nothing = dict.fromkeys(principles, (0.0,))
+    means = [{name: fmean(both) for name, both in (one.value or nothing).items()} for one in asked]
+    return adherence.choose_by_grades(rows, means)
 
 
 # Step 10: steering
@@ -594,45 +489,10 @@ def steer(
 ) -> None:
     """The policy's answers to each question, the best one under the chosen principles, and a preference row of them."""
     questions = run.rows("questions", lambda: read_questions(recipe, recipe.data.steer, None))
-    path = run.map(
-        "best/candidates", questions, lambda rows: draw_answers(recipe, ready(), rows, recipe.candidates),
-        total=len(questions),
-    )  # fmt: skip
-    candidates: list[Any] = list(iterate_rows(path))
-    texts = {one.id: list(dict.fromkeys(one.value)) for one in candidates if one.value}
-    known = [row for row in questions if row.id in texts]
-    if not known:
-        raise UserError("no question has an answer to choose from", f"The first has none: {candidates[0].reply}.")
     guide = state(principles, recipe.chosen)
-
-    def reward_all() -> dict[str, Any]:
-        asked = [(row.instruction, text) for row in known for text in texts[row.id]]
-        return {"r": score_answers(folder, recipe, asked, [guide], "rewards")[:, 0]}
-
-    values = iter(run.arrays("rewards/best", reward_all)["r"].tolist())
-    found = [(row, texts[row.id], [next(values) for _ in texts[row.id]]) for row in known]
-    run.rows("best/answers", lambda: [pick_best(*one) for one in found])
-    pairs = [pair for one in found if (pair := pair_up(*one))]
-    run.rows("best/pairs", lambda: pairs)
-    counts = {"chosen": list(guide), "questions": len(questions), "answered": len(known), "pairs": len(pairs)}
-    run.scores(
-        "best", lambda: counts | {"without answers": dict(Counter(one.reply for one in candidates if not one.value))}
-    )
-
-
-def pick_best(row: Pair, texts: Sequence[str], values: Sequence[float]) -> Judged:
-    """The answer with the largest reward, with the rewards of all."""
-    best = find_best(values)
-    value = {"answer": texts[best], "reward": values[best], "answers": list(texts), "rewards": list(values)}
-    return Judged(row.id, row.origin, "value", value, texts[best])
-
-
-def pair_up(row: Pair, texts: Sequence[str], values: Sequence[float]) -> Preference | None:
-    """The best answer over the worst one: a row for a preference objective; None where none is better."""
-    best, worst = build_pair(texts, values, random.Random(0), worst=True) if len(texts) > 1 else ("one answer", None)
-    if worst is None:
-        return None
-    return Preference(row.id, row.origin, chat.converse(row.instruction), texts[int(best)], texts[worst])
+    draw = lambda rows: draw_answers(recipe, ready(), rows, recipe.candidates)  # noqa: E731
+    counts = candidates.keep_best(run, questions, draw, lambda asked: score_answers(folder, recipe, asked, [guide]))
+    run.scores("best", lambda: {"chosen": list(guide), **counts})
 
 
 # Problems and the forecast
@@ -655,9 +515,7 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.engine.kind == "remote" and recipe.engine.api == "chat":
         fix = 'Set engine.api to "completions" where the endpoint scores given text, or take a local model.'
         found.append(("a chat endpoint gives no log-probabilities of the letters", fix))
-    if recipe.plan.keep != "last" or recipe.plan.patience is not None:
-        found.append(("plan.keep and plan.patience need dev rows, and this training has none", "Leave them out."))
-    return found
+    return found + complain_of_plan(recipe.plan)
 
 
 def _check_context(recipe: Recipe, base: bases.Base) -> bases.Base:
@@ -692,7 +550,6 @@ def _forecast(
     ]
     if not pairs.train:
         return [*lines, ("pairs", "known when the questions are answered" if prompts else "none: nothing is trained")]
-    dropped = ", ".join(f"{count:,} {why}" for why, count in pairs.dropped.items())
     one = next(iter(principles.values()))
     rows = [Guided(row.id, "", (Message("user", row.instruction),), row.first, row.second, guide=(one.definition,))
             for row in [*pairs.train, *pairs.test]]  # fmt: skip
@@ -707,7 +564,7 @@ def _forecast(
     return [
         *lines,
         ("pairs", f"train {count:,}, test {len(pairs.test):,}; general preferences {len(general):,}"),
-        ("rows left out", dropped or "none"),
+        ("rows left out", forecast.tell_dropped(pairs.dropped)),
         *([("asked", forecast.forecast_choices(recipe.engine, recipe.model, choices))] if choices else []),
         ("steps", f"at most {steps:,} of {recipe.plan.batch_rows} labels"),
         *forecast.tell_cost(base, plan, {"train": sizes[:count], "test": sizes[count:]}, 1),
