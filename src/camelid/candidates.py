@@ -111,7 +111,7 @@ def keep_best(
     values = iter(made["r"].tolist())
     found = [(row, texts[row.id], [next(values) for _ in texts[row.id]]) for row in known]
     run.rows("best/answers", lambda: [pick_best(*one) for one in found])
-    tried = [pair_up(pose(row), *answers, random.Random(0), worst=True) for row, *answers in found]
+    tried = [pair_up(pose(row), said, rewards, random.Random(0), worst=True) for row, said, rewards in found]
     pairs = run.rows("best/pairs", lambda: [one for one in tried if isinstance(one, Preference)])
     return {
         "questions": len(questions),
