@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from camelid.engines import Completion, Engine, Sampling
-from camelid.rows import Judged, Preference
+from camelid.rows import Judged
 from camelid.sampling import sample
 
 
 def draw_candidates(
     policy: Engine,
-    rows: Sequence[Preference],
+    rows: Sequence[Any],
     sampling: Sampling,
     count: int,
     seed: int,
     is_readable: Callable[[str], bool] = lambda text: True,
 ) -> list[Judged]:
-    """`count` answers of the policy to each row's prompt; the value's "texts" are those that may be chosen among.
+    """`count` answers of the policy to each row's prompt (a row has id, origin and prompt); the value's "texts" are those that may be chosen among.
 
     Left out and counted in "left out" are answers that failed, were cut off at the limit, are empty, or are not
     `is_readable`. A row is "failed" where every request was, and "malformed" where no answer is left.
@@ -38,7 +39,7 @@ def fault_of(reply: Completion, is_readable: Callable[[str], bool]) -> str:
     return "" if is_readable(reply.text) else "not decoded alike by strong and weak"
 
 
-def _keep(row: Preference, replies: Sequence[Completion], is_readable: Callable[[str], bool]) -> Judged:
+def _keep(row: Any, replies: Sequence[Completion], is_readable: Callable[[str], bool]) -> Judged:
     faults = [fault_of(reply, is_readable) for reply in replies]
     texts = [reply.text for reply, fault in zip(replies, faults, strict=True) if not fault]
     problems = [reply.problem for reply in replies if reply.problem]

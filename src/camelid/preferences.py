@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from camelid.batches import EpochBatches, sorted_batches
 from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends, encode_all
 from camelid.errors import UserError
-from camelid.logprobs import answer_logprobs
+from camelid.logprobs import answer_logprobs, token_logprobs
 from camelid.prediction import BATCH_TOKENS
 from camelid.processes import count_processes
 from camelid.progress import track
@@ -70,6 +71,15 @@ def tune(
 def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[float]]:
     """Summed log-probabilities in nats of each row's answers."""
     return _measure(model, rows, pad_id, collate_answers, answer_logprobs, what)
+
+
+def measure_tokens(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[list[float]]]:
+    """Log-probabilities in nats of each token of each row's answers, every answer read by itself."""
+
+    def by_answer(model: Any, batch: AnswerBatch) -> Sequence[torch.Tensor]:
+        return token_logprobs(model, batch).split(batch.size_S.tolist())
+
+    return _measure(model, rows, pad_id, partial(collate_answers, shares_prompt=False), by_answer, what)
 
 
 def measure_rewards(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "rewards") -> list[list[float]]:
@@ -135,10 +145,10 @@ def _measure(
     rows: Sequence[Answered],
     pad_id: int,
     collate: Collate,
-    measure: Callable[[Any, AnswerBatch], torch.Tensor],
+    measure: Callable[[Any, AnswerBatch], torch.Tensor | Sequence[torch.Tensor]],
     what: str,
 ) -> list[list[Any]]:
-    """What `measure` finds of every answer, in batches of similar length, in the precision the model is trained in."""
+    """What `measure` finds of every answer, one tensor each, in batches of similar length, in the precision the model is trained in."""
     found: list[Any] = [None] * len(rows)
     training = model.training
     model.eval()
@@ -146,7 +156,7 @@ def _measure(
     with torch.no_grad(), autocast(model, precision), track(what, len(rows)) as advance:
         for indices in sorted_batches([row.size for row in rows], BATCH_TOKENS):
             batch = collate([rows[index] for index in indices], pad_id).to(device)
-            values = iter(measure(model, batch).float().cpu().tolist())
+            values = (value.float().cpu().tolist() for value in measure(model, batch))
             for index in indices:
                 found[index] = [next(values) for _ in rows[index].answers]
             advance(len(indices))

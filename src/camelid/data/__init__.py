@@ -23,10 +23,22 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Flagged, Labelled, Member, Pair, Preference, Rated, Reasoned, Tagged
+from camelid.rows import (
+    Annotated,
+    Asked,
+    Critiqued,
+    Flagged,
+    Labelled,
+    Member,
+    Pair,
+    Preference,
+    Rated,
+    Reasoned,
+    Tagged,
+)
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Rated | Member | Pair | Reasoned
+AnyRow = LabelRow | Annotated | Asked | Flagged | Preference | Rated | Member | Pair | Reasoned | Critiqued
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
@@ -38,6 +50,7 @@ KINDS = {
     Pair: "unjudged pairs",
     Member: "bagged labels",
     Reasoned: "reasoned answers",
+    Critiqued: "judgments",
 }
 ROLES = ("train", "dev", "test")  # a set may have further splits, which are read by name
 WRITTEN = ("predicted", "entities", "predicted_reasoning")  # columns that prediction adds
@@ -220,7 +233,7 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(f"{row.task} {answer}" for answer in row.answers)
     if isinstance(row, Flagged):
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
-    if isinstance(row, Preference | Pair | Rated | Reasoned):
+    if isinstance(row, Preference | Pair | Rated | Reasoned | Critiqued):
         return ()
     if isinstance(row, Member):
         return () if row.positive is None else ("positive" if row.positive else "negative",)
@@ -444,7 +457,7 @@ def text_of(row: AnyRow) -> str:
         return row.text or ", ".join(f"{number:g}" for number in row.numbers)
     if isinstance(row, Reasoned):
         return row.question
-    if isinstance(row, Pair):
+    if isinstance(row, Pair | Critiqued):
         return row.instruction
     turns = row.messages if isinstance(row, Flagged) else row.prompt
     return turns[-1].content if turns else ""
@@ -462,7 +475,7 @@ def _content(row: AnyRow) -> Any:
         return row.text.strip(), row.numbers
     if isinstance(row, Reasoned):
         return row.question.strip()
-    if isinstance(row, Pair):
+    if isinstance(row, Pair | Critiqued):
         return row.instruction.strip()
     return row.messages if isinstance(row, Flagged) else row.prompt
 
