@@ -19,9 +19,9 @@ def draw_candidates(
     seed: int,
     is_readable: Callable[[str], bool] = lambda text: True,
 ) -> list[Judged]:
-    """`count` answers of the policy to each row's prompt (a row has id, origin and prompt); the value's "texts" are those that may be chosen among.
+    """`count` answers of the policy to each row's prompt; the value's "texts" are those that may be chosen among.
 
-    Left out and counted in "left out" are answers that failed, were cut off at the limit, are empty, or are not
+    A row has an id, an origin and a prompt. Left out and counted in "left out" are answers that failed, were cut off at the limit, are empty, or are not
     `is_readable`. A row is "failed" where every request was, and "malformed" where no answer is left.
     """
     replies = sample(policy, [row.prompt for row in rows], sampling, samples=count, seed=seed, what="")

@@ -29,8 +29,11 @@ Collate = Callable[..., AnswerBatch]
 ORDER = ("first", "second")
 
 
-def over_answers(rows: Sequence[Answered], plan: Plan, pad_id: int, collate: Collate = collate_answers) -> EpochBatches:
-    """Training batches of prompts with their answers, in length buckets; `collate_ends` for rewards."""
+def over_answers(rows: Sequence[Any], plan: Plan, pad_id: int, collate: Collate = collate_answers) -> EpochBatches:
+    """Training batches of prompts with their answers, in length buckets; `collate_ends` for rewards.
+
+    Rows are `Answered`, or what another `collate(rows, pad_id)` takes and has a `size` in tokens.
+    """
     return EpochBatches(
         lengths=tuple(row.size for row in rows),
         collate=lambda indices: collate([rows[index] for index in indices], pad_id),
