@@ -21,8 +21,9 @@ def draw_candidates(
 ) -> list[Judged]:
     """`count` answers of the policy to each row's prompt; the value's "texts" are those that may be chosen among.
 
-    A row has an id, an origin and a prompt. Left out and counted in "left out" are answers that failed, were cut off at the limit, are empty, or are not
-    `is_readable`. A row is "failed" where every request was, and "malformed" where no answer is left.
+    A row has an id, an origin and a prompt. Left out and counted in "left out" are answers that failed, were cut off at
+    the limit, are empty, or are not `is_readable`. A row is "failed" where every request was, and "malformed" where no
+    answer is left.
     """
     replies = sample(policy, [row.prompt for row in rows], sampling, samples=count, seed=seed, what="")
     return [_keep(row, found, is_readable) for row, found in zip(rows, replies, strict=True)]

@@ -151,7 +151,10 @@ def _measure(
     measure: Callable[[Any, AnswerBatch], torch.Tensor | Sequence[torch.Tensor]],
     what: str,
 ) -> list[list[Any]]:
-    """What `measure` finds of every answer, one tensor each, in batches of similar length, in the precision the model is trained in."""
+    """What `measure` finds of every answer, a tensor each, in batches of similar length.
+
+    In the precision the model is trained in.
+    """
     found: list[Any] = [None] * len(rows)
     training = model.training
     model.eval()

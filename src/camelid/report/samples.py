@@ -163,6 +163,9 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
         return Sample(cut_text(str(row["text"])), _show_label(label), label if isinstance(label, int | float) else 0.0)
     if "reasoning" in row:
         return Sample(cut_text(f"{row['question']}\n\n{row['reasoning']}"), str(row["answer"]))
+    if "judgment" in row:
+        said = str(row["judgment"]) or "nothing is wrong with it"
+        return Sample(cut_text(f"{row['instruction']}\n\n{row['answer']}"), cut_text(said))
     if "chosen" in row:
         return Sample(cut_text(write_pair(row)), str(row.get("decided") or ""))
     if "flags" in row:

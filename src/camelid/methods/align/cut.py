@@ -196,9 +196,9 @@ def read_split(recipe: Recipe) -> Split:
     for name, kind in (("with a judgment", True), ("nothing is wrong with", False)):
         count = sum(bool(row.judgment) is kind for row in left) - sum(bool(row.judgment) is kind for row in train)
         dropped[f"train: answers {name}, more than were asked for"] = count
-    dropped["train: answers to an instruction that is measured on"] = (
-        len(given) - len(left) - (0 if held_out else len(test))
-    )
+    met = len(given) - len(left) - (0 if held_out else len(test))
+    dropped["train: answers to an instruction that is measured on"] = met
+    dropped["test: answers that are not measured on"] = len(held_out) and len(held_out) - len(test)
     return Split(train, test, dict(+dropped))
 
 
@@ -232,7 +232,7 @@ class Example:
 
 
 def encode_example(tokenizer: Any, row: Critiqued, layout: Layout, max_tokens: int | None) -> Example | None:
-    """The row's example; None where its answer does not fit behind one of its contexts."""
+    """The row's example; None where its answer, or the judgment before it, does not fit."""
     contexts = {JUDGED: row.judgment, PLAIN: ""} if row.judgment else {SATISFIED: ""}
     lines = []
     for kind, judgment in contexts.items():
@@ -242,6 +242,8 @@ def encode_example(tokenizer: Any, row: Critiqued, layout: Layout, max_tokens: i
             return None
         lines.append(replace(line, values=((kind,),)))
     assert len({tuple(line.answers[0]) for line in lines}) == 1, "contexts change the tokens of the answer behind them"
+    if len({tuple(line.prompt) for line in lines}) < len(lines):
+        return None  # nothing of the judgment is left
     return Example(row.id, tuple(lines))
 
 
@@ -294,7 +296,7 @@ def contrast(flag: Flag, alpha: float, gamma: float, *, halved: bool = False) ->
         each_S = mean_by_answer((-logprobs_N).masked_scatter(plain_N, losses_N), batch)
         loss_S = torch.where(kind_S == SATISFIED, each_S, share * each_S)
         told = {"contrast": each_S[kind_S == PLAIN].sum(), "flagged": flagged_N.sum()}
-        return {"loss": loss_S.sum()}, {name: float(value) for name, value in told.items()}
+        return {"loss": loss_S.sum()}, {name: float(value.detach()) for name, value in told.items()}
 
     return objective
 
@@ -356,7 +358,7 @@ def fit(study: Study, name: str, kind: str, examples: Callable[[], Sequence[Exam
     return study.run.model(name, lambda: models.language_model(base(), {}, recipe.plan, start), train_on)
 
 
-def measure(study: Study, name: str, folder: Path | None) -> dict[str, list[list[float]]]:
+def measure(study: Study, name: str, folder: Path | None) -> dict[str, list[Any]]:
     """Log-probabilities of the tokens of answers with a judgment, behind c(x), by part; of the base behind c(x, j) too.
 
     Keys are "train" and "test", and "train judged" and "test judged".
@@ -383,9 +385,9 @@ def measure(study: Study, name: str, folder: Path | None) -> dict[str, list[list
 
 def flag_rows(study: Study, part: str) -> list[Any]:
     """U of each example that has a judgment, by the untrained model."""
-    found = measure(study, BEFORE, None)
+    found, threshold = measure(study, BEFORE, None), study.recipe.threshold
     both = zip(found[f"{part} judged"], found[part], strict=True)
-    return [find_inappropriate(study.recipe.threshold, *map(torch.from_numpy, pair)).numpy() for pair in both]
+    return [find_inappropriate(threshold, *map(torch.from_numpy, pair)).numpy() for pair in both]
 
 
 def show_contrast(study: Study) -> None:
