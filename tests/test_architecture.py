@@ -29,7 +29,7 @@ STOREYS = [
     {"gguf_file", "inventory", "models"},
     {"engines"},
     {"sampling", "scoring", "parsing"},
-    {"annotation", "guard", "asking", "labellers", "candidates"},
+    {"annotation", "guard", "asking", "labellers", "candidates", "critiques"},
     {"prediction", "training", "report", "environment", "export", "archive"},
     {"labelling"},
     {"forecast", "estimators", "screen", "active_learning", "preferences", "extrapolation", "sides", "adherence"},

@@ -20,7 +20,7 @@ METHOD, FOLDER = "cut", "cut-wrong-numbers"
 MLE, ALL = cut.RIVALS["mle"], cut.RIVALS["all"]
 COLUMNS = ("contrast", "flagged_probability", "kept_logprob", "nll")
 ENTRIES = {"held_out": "held out", "trained_rows": "trained on"}
-# three trainings of some 60,000 tokens: 25 minutes of one core, of which float32 would take three times as many
+# three trainings of some 50,000 tokens: float32 would take twice as long
 VALUES: dict[str, Any] = {
     "data__train": "wrong-numbers",
     "data__train_rows": 150,

@@ -708,9 +708,11 @@ def test_too_few_rows_are_told(chat_model: Path, judged_rows: Path, tmp_path: Pa
 
 
 def test_check_says_what_a_run_would_do(chat_model: Path, judged_rows: Path) -> None:
-    """And warns where the precision is as coarse as the threshold."""
+    """And tells how coarse the precision is beside the threshold."""
     lines = dict(cut.check(recipe_of(chat_model, judged_rows, plan__precision="bfloat16")))
     assert lines["rows"] == "train 9 with a judgment and 2 without, test 3"
-    assert "as much as log lambda" in lines["warning"]
+    assert "where log lambda is 0.18" in lines["precision"]
     assert lines["steps"] == "3 of 4 answers, in each of 2 trainings"
-    assert "warning" not in dict(cut.check(recipe_of(chat_model, judged_rows)))
+    assert "precision" not in dict(cut.check(recipe_of(chat_model, judged_rows, plan__precision="float32")))
+    with pytest.raises(UserError, match="none of 11 answers fits with its judgment into 16 tokens"):
+        cut.check(recipe_of(chat_model, judged_rows, max_tokens=16))

@@ -46,10 +46,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from camelid import bases, chat, data, forecast, metrics, models, preferences, recipe, sides
-from camelid.annotation import annotate, count_outcomes
+from camelid import bases, chat, data, forecast, models, preferences, recipe, sides
 from camelid.branches import AnswerBatch, Answered, collate_answers, encode_answers
-from camelid.candidates import draw_candidates
+from camelid.critiques import Critic, criticise_answers
 from camelid.data.columns import Shape, critique_shape, instruction_shape
 from camelid.engines import Sampling
 from camelid.errors import UserError, raise_all
@@ -59,7 +58,7 @@ from camelid.objectives import Sums, unlikelihood
 from camelid.parsing import Parsed, is_refusal
 from camelid.reading import pad_id
 from camelid.recipe import Data
-from camelid.rows import Critiqued, Judged, Marked, Prompt, iterate_rows
+from camelid.rows import Critiqued, Marked, Prompt
 from camelid.runs import Run, slug
 from camelid.sides import Side
 from camelid.token_flags import cut_pieces, cut_rows, locate_fault, score_detection, score_flags
@@ -251,6 +250,9 @@ def encode_examples(recipe: Recipe, tokenizer: Any, rows: Sequence[Critiqued]) -
     """The examples that fit, and how many did not or lost the beginning of a context."""
     told = [encode_example(tokenizer, row, recipe.layout, recipe.max_tokens) for row in rows]
     found = [example for example in told if example]
+    if told and not found:
+        what = f"none of {len(told)} answers fits with its judgment into {recipe.max_tokens} tokens"
+        raise UserError(what, "Raise max_tokens.")
     counts = {
         f"answers that do not fit into {recipe.max_tokens} tokens": len(told) - len(found),
         "contexts cut at their beginning": sum(any(line.cut for line in example.lines) for example in found),
@@ -424,15 +426,6 @@ def compare(study: Study, folders: dict[str, Path]) -> None:
 # Step 6: rounds of answers and judgments
 
 
-@dataclass(frozen=True)
-class Question:
-    """An instruction as the model is asked."""
-
-    id: str
-    origin: str
-    prompt: Prompt
-
-
 def draw_instructions(recipe: Recipe) -> list[list[Critiqued]]:
     """Different instructions for each round, and for the judgments after the last one, none of them measured on."""
     if not recipe.data.instructions:
@@ -452,75 +445,52 @@ def draw_instructions(recipe: Recipe) -> list[list[Critiqued]]:
 
 def go_online(study: Study, folder: Path | None) -> None:
     """Answers, judgments and training by turns; after the last round answers are judged once more."""
-    recipe, run = study.recipe, study.run
-    drawn, shares = cache(lambda: draw_instructions(recipe)), []
-    for number in range(1, recipe.rounds + 2):
+    drawn, shares = cache(lambda: draw_instructions(study.recipe)), []
+    for number in range(1, study.recipe.rounds + 2):
         place = f"round-{number}"
-        asked = run.rows(f"{place}/instructions", lambda number=number: drawn()[number - 1])
+        asked = study.run.rows(f"{place}/instructions", lambda number=number: drawn()[number - 1])
         rows, facts = judge_answers(study, place, asked, folder)
         shares.append((number - 1, facts["satisfied"]["value"]))
-        if number > recipe.rounds:
-            run.scores("after the last round", lambda facts=facts: facts)
-            break
-        draw = random.Random(f"{recipe.plan.seed} {place}")
-        chosen = run.rows(
-            f"{place}/chosen", lambda rows=rows, draw=draw: choose_kinds(rows, recipe.satisfied_share, None, draw)
-        )
-        told = cache(lambda chosen=chosen: encode_examples(recipe, study.base().tokenizer, chosen))
-        run.scores(
-            place,
-            lambda facts=facts, chosen=chosen, told=told: {
-                **facts,
-                "trained on": len(told()[0]),
-                "left out": told()[1],
-            },
-        )
-        if not any(row.judgment for row in chosen):
-            raise UserError(
-                f"the judge finds nothing wrong with any answer of round {number}", "Give a stricter judge."
-            )
-        start = folder if recipe.start_at == "current" else None
-        name = "model" if number == recipe.rounds else f"{place}/model"
-        folder = fit(study, name, OURS, lambda told=told: told()[0], start)
-    run.scores(
-        "curves", lambda: {"x": "rounds of training", "y": "share of answers judged perfect", "lines": {OURS: shares}}
-    )
+        if number <= study.recipe.rounds:
+            folder = learn_from(study, number, rows, facts, folder)
+        else:
+            study.run.scores("after the last round", lambda facts=facts: facts)
+    curve = {"x": "rounds of training", "y": "share of answers judged perfect", "lines": {OURS: shares}}
+    study.run.scores("curves", lambda: curve)
 
 
 def judge_answers(
     study: Study, place: str, asked: Sequence[Critiqued], folder: Path | None
 ) -> tuple[list[Critiqued], dict[str, Any]]:
     """The answers of the model in `folder` (None: the base) with their judgments, and what became of all."""
-    recipe, run = study.recipe, study.run
-    writer = cache(lambda: sides.open_side(Side(), recipe.model, recipe.engine, folder, scores=False))
-    judge = cache(lambda: sides.open_side(recipe.judge, recipe.model, recipe.engine, scores=False))
-    sampling = Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p)
-    questions = [Question(row.id, row.origin, write_context(recipe.layout, row.instruction, "")) for row in asked]
+    recipe = study.recipe
+    opened = partial(sides.open_side, model=recipe.model, engine=recipe.engine, scores=False)
+    return criticise_answers(
+        study.run,
+        place,
+        asked,
+        writer=lambda: opened(Side(), adapted=folder),
+        prompt_of=lambda row: write_context(recipe.layout, row.instruction, ""),
+        sampling=Sampling(recipe.max_new_tokens, recipe.temperature, recipe.top_p),
+        critic=Critic(lambda: opened(recipe.judge), ask_judgment, parse_judgment, Sampling(recipe.judgment_tokens)),
+        seed=recipe.plan.seed,
+    )
 
-    def answer(rows: Sequence[Question]) -> list[Judged]:
-        return draw_candidates(writer(), rows, sampling, 1, recipe.plan.seed)
 
-    def criticise(rows: Sequence[Critiqued]) -> list[Judged]:
-        brief = Sampling(recipe.judgment_tokens)
-        return annotate(judge(), rows, ask_judgment, parse_judgment, sampling=brief, seed=recipe.plan.seed, what="")
-
-    written: list[Any] = list(iterate_rows(run.map(f"{place}/answers", questions, answer, total=len(questions))))
-    answered = [
-        replace(row, answer=one.value["texts"][0]) for row, one in zip(asked, written, strict=True) if one.value
-    ]
-    if not answered:
-        raise UserError(f"no answer of {place} can be judged: {written[0].reply}", "Raise max_new_tokens.")
-    said: list[Any] = list(iterate_rows(run.map(f"{place}/judged", answered, criticise, total=len(answered))))
-    good = [(row, one) for row, one in zip(answered, said, strict=True) if one.outcome == "value"]
-    if not good:
-        raise UserError(f"the judge said nothing of the answers of {place}: {said[0].reply}", "Take another judge.")
-    facts = {
-        "answers": len(answered),
-        "no answer": dict(Counter(one.reply for one in written if not one.value)),
-        "judgments": count_outcomes(said),
-        "satisfied": metrics.clopper_pearson(sum(not one.value for _, one in good), len(good)).as_dict(),
-    }
-    return [replace(row, judgment=one.value) for row, one in good], facts
+def learn_from(
+    study: Study, number: int, rows: Sequence[Critiqued], facts: dict[str, Any], folder: Path | None
+) -> Path:
+    """The model of a round, trained on its judged answers from that of the round before, or from the base."""
+    recipe, run, place = study.recipe, study.run, f"round-{number}"
+    if not any(row.judgment for row in rows):
+        raise UserError(f"the judge finds nothing wrong with any answer of round {number}", "Give a stricter judge.")
+    draw = random.Random(f"{recipe.plan.seed} {place}")
+    chosen = run.rows(f"{place}/chosen", lambda: choose_kinds(rows, recipe.satisfied_share, None, draw))
+    told = cache(lambda: encode_examples(recipe, study.base().tokenizer, chosen))
+    run.scores(place, lambda: {**facts, "trained on": len(told()[0]), "left out": told()[1]})
+    start = folder if recipe.start_at == "current" else None
+    name = "model" if number == recipe.rounds else f"{place}/model"
+    return fit(study, name, OURS, lambda: told()[0], start)
 
 
 def parse_judgment(text: str) -> Parsed:
@@ -574,8 +544,10 @@ def _forecast(recipe: Recipe, base: bases.Base, split: Split, drawn: list[list[C
         judge = recipe.judge.name or recipe.judge.adapted or recipe.judge.base or recipe.model.base
         lines.append(("online", f"{recipe.rounds} rounds, {sum(map(len, drawn)):,} answers and judgments by {judge}"))
     if bases.resolve_precision(recipe.plan.precision) == "bfloat16":
-        what = "in bfloat16 a log-probability is off by up to 1/8 nat or so, as much as log lambda: U is partly chance"
-        lines.append(("warning", f"{what}; plan.precision = float32 is safe"))
+        what = "log p- - log p+ is off by some 0.07 nats in bfloat16, where log lambda is"
+        lines.append(
+            ("precision", f"{what} {math.log(recipe.threshold):.2f}; float32 is exact and takes twice as long")
+        )
     return lines
 
 
