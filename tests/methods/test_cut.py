@@ -714,5 +714,5 @@ def test_check_says_what_a_run_would_do(chat_model: Path, judged_rows: Path) -> 
     assert "where log lambda is 0.18" in lines["precision"]
     assert lines["steps"] == "3 of 4 answers, in each of 2 trainings"
     assert "precision" not in dict(cut.check(recipe_of(chat_model, judged_rows, plan__precision="float32")))
-    with pytest.raises(UserError, match="none of 11 answers fits with its judgment into 16 tokens"):
+    with pytest.raises(UserError, match="none of 3 answers fits with its judgment into 16 tokens"):
         cut.check(recipe_of(chat_model, judged_rows, max_tokens=16))
