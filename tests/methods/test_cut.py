@@ -228,6 +228,18 @@ def test_unlikelihood_of_a_certain_token_is_finite() -> None:
 
 
 @pytest.mark.parametrize("layout", ["sections", "chat"])
+def test_kinds_are_those_of_their_contexts(layout: Any, tokenizer: Any) -> None:
+    """The judgment stands in the context of kind JUDGED, which comes first, and in no other."""
+    bad, good = (cut.encode_example(tokenizer, row, layout, None) for row in (ROW, GOOD))
+    assert bad is not None
+    assert good is not None
+    found = {line.values[0][0]: tokenizer.decode(line.prompt) for line in (*bad.lines, *good.lines)}
+    assert list(found) == [cut.JUDGED, cut.PLAIN, cut.SATISFIED]
+    assert [ROW.judgment in text for text in found.values()] == [True, False, False]
+    assert [ROW.instruction in text for text in found.values()] == [True, True, False]
+
+
+@pytest.mark.parametrize("layout", ["sections", "chat"])
 def test_check_4_both_contexts_have_the_same_answer(layout: Any, tokenizer: Any) -> None:
     """Also where the contexts lose their beginnings; the answer ends with its token, and is never cut."""
     long = Critiqued("a", "f", "Which queue is it? " * 30, "The late bus.", "A bus is no queue. " * 20)
@@ -486,7 +498,7 @@ def test_faults_are_found_in_tokens_and_scored() -> None:
     ids = [*base("The queue has 14 rolls")["input_ids"], base.eos_token_id]
     fault = locate_fault(base, "The queue has 14 rolls", (14, 16), ids)
     assert fault is not None
-    assert base.decode([token for token, wrong in zip(ids, fault, strict=True) if wrong]).strip() == "14"
+    assert base.decode([token for token, wrong in zip(ids, fault, strict=True) if wrong]) == "14"
     assert not fault[-1]
     assert locate_fault(base, "The queue has 14 rolls", (), ids) is None
     assert locate_fault(base, "Another text", (0, 2), ids) is None
@@ -527,6 +539,7 @@ def test_a_run(chat_model: Path, judged_rows: Path, tmp_path: Path) -> None:
     scores = json.loads((folder / "scores.json").read_text())
     assert list(scores["held_out"]["systems"]) == ["CUT", "likelihood alone", "unlikelihood of all tokens", "untrained"]
     assert scores["held_out"]["rows"] == 3
+    assert scores["held_out"]["best_baseline"] != cut.BEFORE
     assert scores["trained_rows"]["rows"] == 9
     assert scores["detection"]["rows"] == 12
     marked: list[Any] = list(iterate_rows(folder / "marked" / "test.jsonl"))

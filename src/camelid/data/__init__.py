@@ -310,7 +310,9 @@ def places_of(name: str) -> dict[str, str]:
         return dict.fromkeys(splits, "embedded")  # what a set imports says where its rows can come from
     root = os.environ.get("CAMELID_DATA")
     given = getattr(named, "FILES", {})
-    files = {split: Path(root) / name / given.get(split, f"{split}.jsonl") for split in splits} if root else {}
+    places = {split: Path(root or "", name, given.get(split, f"{split}.jsonl")) for split in splits}
+    # a set may read the files of another one, and the folder of its own name need not be there
+    files = {split: Path(os.path.normpath(place)) for split, place in places.items()} if root else {}
     elsewhere = "hub" if hasattr(named, "read_local_or_hub") else "nowhere"
     return {split: str(files[split]) if split in files and files[split].exists() else elsewhere for split in splits}
 

@@ -419,7 +419,8 @@ def compare(study: Study, folders: dict[str, Path]) -> None:
     for entry, part in {"held_out": "test", "trained_rows": "train"}.items():
         systems: Any = {name: each[part] for name, each in found.items()}
         scorer = score_flags(flag_rows(study, part))
-        made = partial(evaluate, systems, (), OURS, "contrast", trained={*folders}, scorer=scorer)
+        # U is where the untrained model's p+ is low, so that it has a contrast by construction: no rival
+        made = partial(evaluate, systems, (), OURS, "contrast", {*folders}, {BEFORE}, scorer)
         study.run.scores(entry, lambda part=part, made=made: {"split": part, **made()})
 
 
