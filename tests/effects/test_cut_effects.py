@@ -74,7 +74,7 @@ def table(found: dict[str, Any]) -> str:
     facts = (
         f"{found['held_out']['rows']} answers held out and {found['trained_rows']['rows']} trained on, seed 0; U is "
         f"the untrained model's; 95 % intervals over answers; {minutes:.0f} minutes of one core. On trained "
-        f"answers p+ over U is {chance[0] / chance[1]:.2f} of what likelihood alone leaves; hoped for was a half at most."
+        f"answers p+ over U is {chance[0] / chance[1]:.2f} of what likelihood alone leaves; hoped for was a half."
     )
     return "\n".join([*lines, "", facts, "", "```sh", shlex.join(command), "```"])
 
