@@ -35,6 +35,7 @@ SPLIT_NAMES = {
     "gsm8k": ("train", "test"),
     "pubmedqa": ("labeled",),
     "pandalm": ("testset",),
+    "judgments": ("iter1",),
 }
 OPENINGS = ("The queue", "My neighbour", "This kettle", "The late bus", "Our landlord")
 ENDINGS = {

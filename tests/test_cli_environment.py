@@ -489,8 +489,8 @@ def test_the_speed_is_that_of_a_product_we_time_ourselves() -> None:
 
 def test_camelid_data_is_looked_into(named_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = (
-        "banking77, emotion, gsm8k, hh-harmless, legalbench, moderation, oral-history, pandalm, pubmedqa, sst2, "
-        "tweets, wildlife, wnut17"
+        "banking77, emotion, gsm8k, hh-harmless, judgments, legalbench, moderation, oral-history, pandalm, "
+        "pandalm-pairs, pandalm-preferences, pandalm-ratings, pubmedqa, sst2, tweets, wildlife, wnut17, wrong-numbers"
     )
     assert environment.check_named_data() == Finding("CAMELID_DATA", f"{named_data} has {names}")
     (tmp_path / "bare").mkdir()

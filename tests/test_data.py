@@ -13,17 +13,25 @@ import pytest
 
 from camelid import data
 from camelid.data import crowd_tweets
-from camelid.data.columns import LONGEST_TEXT, annotation_shape, flag_shape, preference_shape, reasoned_shape
+from camelid.data.columns import (
+    LONGEST_TEXT,
+    annotation_shape,
+    critique_shape,
+    flag_shape,
+    instruction_shape,
+    preference_shape,
+    reasoned_shape,
+)
 from camelid.data.puzzles import SORTS
 from camelid.errors import UserError
 from camelid.recipe import Data
-from camelid.rows import Labelled, Message, Reasoned, Tagged
+from camelid.rows import Critiqued, Labelled, Message, Reasoned, Tagged
 from conftest import SPLIT_NAMES, labelled_rows, own_rows, tagged_rows, write_csv, write_jsonl
 
 
-def problems(call: Any, *arguments: Any) -> list[tuple[str, str]]:
+def problems(call: Any, *arguments: Any, **named: Any) -> list[tuple[str, str]]:
     with pytest.raises(UserError) as raised:
-        call(*arguments)
+        call(*arguments, **named)
     return [(problem.what, problem.fix) for problem in raised.value.all()]
 
 
@@ -394,6 +402,7 @@ def test_named_sets_are_the_files_of_the_folder() -> None:
             "puzzles",
         ),
         *("weak-to-strong", "wildlife", "pandalm-ratings", "pandalm-preferences", "pandalm-pairs"),
+        *("judgments", "wrong-numbers"),
     ]
     assert data.named_sets() == sorted([*labelled, *others])
     assert [name for name in data.named_sets() if data.is_tagged(name)] == ["wnut17"]
@@ -544,6 +553,54 @@ def test_reasoned_rows_of_gsm8k_and_pubmedqa(named_data: Path) -> None:
     first, values = data.read_rows("pubmedqa")[0], own_rows("pubmedqa")[0]
     assert first.question == "\n".join([*values["contexts"], values["question"]])
     assert (first.id, first.answer, first.reasoning) == (values["id"], values["label"], values["long_answer"])
+
+
+def test_judged_answers(named_data: Path) -> None:
+    """An input stands behind its instruction; nothing is wrong with an answer without a judgment."""
+    rows = data.read_rows("judgments")
+    assert len(rows) == 8
+    assert [row.judgment == "" for row in rows] == [row["judgment"] is None for row in own_rows("judgments")]
+    assert rows[1].instruction == "Shorten the sentence.\nThe kettle, which is old, whistles."
+    assert rows[0] == Critiqued(
+        "0", "iter1.jsonl line 1", "Name the capital of Norway.", own_rows("judgments")[0]["output"],
+        "Bergen is wrong; the capital is Oslo.",
+    )  # fmt: skip
+
+
+def test_wrong_numbers_of_gsm8k(named_data: Path) -> None:
+    """One number after an equals sign is another one; all else is as it was, the same each time."""
+    bare = {"question": "How many?", "answer": "There are 3.\n#### 3"}
+    write_jsonl(named_data / "gsm8k" / "test.jsonl", [*own_rows("gsm8k"), bare])
+    rows, dropped = data.read_rows("wrong-numbers:test"), Counter[str]()
+    assert rows == data.read_rows("wrong-numbers:test", dropped=dropped)
+    assert dropped == {"no whole number after an equals sign": 1}
+    solved = {row.question: row.reasoning for row in data.read_rows("gsm8k:test")}
+    assert len(rows) == 8
+    for row in rows:
+        start, end = row.fault
+        wrong, right = row.answer[start:end], row.judgment.removesuffix(".").split()[-1]
+        assert row.judgment == f"The number {wrong} is wrong; the correct value is {right}."
+        assert wrong != right
+        assert f"{row.answer[:start]}{right}{row.answer[end:]}" == solved[row.instruction]
+        assert row.answer[:start].endswith("= ")
+
+
+def test_a_shape_for_judged_answers(tmp_path: Path) -> None:
+    """A score of 7 or more says that nothing is wrong, whatever the judgment says; an answer may be empty."""
+    rows = [
+        {"q": "Add.", "i": "1 and 2", "a": "4", "j": "It is 3.", "s": 6.5},
+        {"q": "Add.", "i": None, "a": "", "j": "There is no answer.", "s": None},
+        {"q": "Wave.", "i": "", "a": "Hi", "j": "Short, but fine.", "s": 7},
+        {"q": "Nod.", "i": "", "a": "Yes", "j": None, "s": 2},
+    ]
+    shape = critique_shape("q", "i", "a", "j", "s", 7.0)
+    found = data.read_rows(str(write_jsonl(tmp_path / "r.jsonl", rows)), shape=shape)
+    assert [row.judgment for row in found] == ["It is 3.", "There is no answer.", "", ""]
+    assert [row.instruction for row in found] == ["Add.\n1 and 2", "Add.", "Wave.", "Nod."]
+    bare = data.read_rows(str(tmp_path / "r.jsonl"), shape=instruction_shape("q", "i"))
+    assert [(row.instruction, row.answer) for row in bare] == [(row.instruction, "") for row in found]
+    [(what, _)] = problems(data.read_rows, str(tmp_path / "r.jsonl"), shape=critique_shape("q", "i", "x", "j", "s", 7))
+    assert "has no column 'x'" in what
 
 
 def test_a_shape_for_reasoned_rows(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ Writer = Callable[[Sequence[Preference]], list[Judged]]  # `draw_candidates` of 
 
 def draw_candidates(
     policy: Engine,
-    rows: Sequence[Preference],
+    rows: Sequence[Any],
     sampling: Sampling,
     count: int,
     seed: int,
@@ -34,9 +34,9 @@ def draw_candidates(
 ) -> list[Judged]:
     """`count` answers of the policy to each row's prompt; the value's "texts" are those that may be chosen among.
 
-    Left out and counted in "left out" are answers that failed, were cut off at the limit, are empty, or are not
-    `is_readable`. With `keeps_cut` those cut off stay, and "cut" counts them. A row is "failed" where every request
-    was, and "malformed" where no answer is left.
+    A row has an id, an origin and a prompt. Left out and counted in "left out" are answers that failed, were cut off at
+    the limit, are empty, or are not `is_readable`. With `keeps_cut` those cut off stay, and "cut" counts them. A row is
+    "failed" where every request was, and "malformed" where no answer is left.
     """
     replies = sample(policy, [row.prompt for row in rows], sampling, samples=count, seed=seed, what="")
     return [_keep(row, found, is_readable, keeps_cut) for row, found in zip(rows, replies, strict=True)]
@@ -158,9 +158,7 @@ def fault_of(reply: Completion, is_readable: Callable[[str], bool]) -> str:
     return "" if is_readable(reply.text) else "not decoded alike by strong and weak"
 
 
-def _keep(
-    row: Preference, replies: Sequence[Completion], is_readable: Callable[[str], bool], keeps_cut: bool
-) -> Judged:
+def _keep(row: Any, replies: Sequence[Completion], is_readable: Callable[[str], bool], keeps_cut: bool) -> Judged:
     is_cut = [keeps_cut and reply.stop == "length" for reply in replies]
     faults = [
         fault_of(replace(reply, stop="end") if cut else reply, is_readable)

@@ -39,6 +39,11 @@ def sum_by_answer(values_N: Tensor, batch: AnswerBatch) -> Tensor:
     return values_N.new_zeros(len(batch.size_S)).index_add(0, batch.answer_N, values_N)
 
 
+def mean_by_answer(values_N: Tensor, batch: AnswerBatch) -> Tensor:
+    """values_S: the mean over the tokens of each answer."""
+    return sum_by_answer(values_N, batch) / batch.size_S
+
+
 class _Selected(torch.autograd.Function):
     """log p of one token a position under a frozen head (V, D)."""
 

@@ -43,7 +43,7 @@ NAMES = {
     "fleiss_kappa": "Fleiss' κ",
     "krippendorff_alpha": "Krippendorff's α",
 }
-LOWER_IS_BETTER = ("mae", "rmse", "ece", "brier", "nll")
+LOWER_IS_BETTER = ("mae", "rmse", "ece", "brier", "nll", "flagged_probability")
 
 
 @dataclass(frozen=True)

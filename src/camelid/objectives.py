@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from camelid.batches import Batch
 from camelid.branches import AnswerBatch
 from camelid.errors import UserError
 from camelid.logprobs import answer_logprobs
+
+LEAST_COMPLEMENT = 1e-5  # of 1 - p where its logarithm is taken of a token that must not be sure
 
 Sums = tuple[dict[str, Tensor], dict[str, float]]
 
@@ -192,6 +195,16 @@ def leave_one_out(rewards_PG: Tensor) -> Tensor:
     if samples < 2:
         raise UserError("one sample a prompt has no others to be compared with", "Draw at least two.")
     return (rewards_PG - rewards_PG.mean(dim=1, keepdim=True)) * samples / (samples - 1)
+
+
+def unlikelihood(logprobs_N: Tensor, unwanted_N: Tensor, weight_N: Tensor | float = 1.0) -> Tensor:
+    """losses_N = -log p of a token that is wanted, and -w log(1 - p) of one that is not (Welleck 2020, 1908.04319).
+
+    `logprobs_N` are log p in nats, `unwanted_N` is boolean. The gradient in log p is -1 and w p / (1 - p). A p nearer
+    to 1 than LEAST_COMPLEMENT counts as that near, so that the loss of an unwanted token is at most 11.5 w and finite.
+    """
+    most = math.log1p(-LEAST_COMPLEMENT)
+    return torch.where(unwanted_N, -weight_N * log_complement(logprobs_N.clamp(max=most)), -logprobs_N)
 
 
 def log_odds(logprobs: Tensor) -> Tensor:

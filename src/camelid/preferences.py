@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from camelid.batches import EpochBatches, sorted_batches
 from camelid.branches import AnswerBatch, Answered, collate_answers, collate_ends, encode_all
 from camelid.errors import UserError
 from camelid.evaluation import evaluate
-from camelid.logprobs import answer_logprobs
+from camelid.logprobs import answer_logprobs, token_logprobs
 from camelid.metrics import spread_mean
 from camelid.prediction import BATCH_TOKENS
 from camelid.processes import count_processes
@@ -32,8 +32,11 @@ Collate = Callable[..., AnswerBatch]
 ORDER = ("first", "second")
 
 
-def over_answers(rows: Sequence[Answered], plan: Plan, pad_id: int, collate: Collate = collate_answers) -> EpochBatches:
-    """Training batches of prompts with their answers, in length buckets; `collate_ends` for rewards."""
+def over_answers(rows: Sequence[Any], plan: Plan, pad_id: int, collate: Collate = collate_answers) -> EpochBatches:
+    """Training batches of prompts with their answers, in length buckets; `collate_ends` for rewards.
+
+    Rows are `Answered`, or what another `collate(rows, pad_id)` takes and has a `size` in tokens.
+    """
     return EpochBatches(
         lengths=tuple(row.size for row in rows),
         collate=lambda indices: collate([rows[index] for index in indices], pad_id),
@@ -97,6 +100,15 @@ def tune_policy(
 def measure_logprobs(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[float]]:
     """Summed log-probabilities in nats of each row's answers."""
     return _measure(model, rows, pad_id, collate_answers, answer_logprobs, what)
+
+
+def measure_tokens(model: Any, rows: Sequence[Answered], pad_id: int, what: str) -> list[list[list[float]]]:
+    """Log-probabilities in nats of each token of each row's answers, every answer read by itself."""
+
+    def by_answer(model: Any, batch: AnswerBatch) -> Sequence[torch.Tensor]:
+        return token_logprobs(model, batch).split(batch.size_S.tolist())
+
+    return _measure(model, rows, pad_id, partial(collate_answers, shares_prompt=False), by_answer, what)
 
 
 def measure_rewards(model: Any, rows: Sequence[Answered], pad_id: int, what: str = "rewards") -> list[list[float]]:
@@ -228,10 +240,13 @@ def _measure(
     rows: Sequence[Answered],
     pad_id: int,
     collate: Collate,
-    measure: Callable[[Any, AnswerBatch], torch.Tensor],
+    measure: Callable[[Any, AnswerBatch], torch.Tensor | Sequence[torch.Tensor]],
     what: str,
 ) -> list[list[Any]]:
-    """What `measure` finds of every answer, in batches of similar length, in the precision the model is trained in."""
+    """What `measure` finds of every answer, a tensor each, in batches of similar length.
+
+    In the precision the model is trained in.
+    """
     found: list[Any] = [None] * len(rows)
     training = model.training
     model.eval()
@@ -239,7 +254,7 @@ def _measure(
     with torch.no_grad(), autocast(model, precision), track(what, len(rows)) as advance:
         for indices in sorted_batches([row.size for row in rows], BATCH_TOKENS):
             batch = collate([rows[index] for index in indices], pad_id).to(device)
-            values = iter(measure(model, batch).float().cpu().tolist())
+            values = (value.float().cpu().tolist() for value in measure(model, batch))
             for index in indices:
                 found[index] = [next(values) for _ in rows[index].answers]
             advance(len(indices))

@@ -262,13 +262,39 @@ class Reasoned:
     reasoning: str
 
 
+@dataclass(frozen=True, slots=True)
+class Critiqued:
+    """An answer to an instruction, and in words what is wrong with it; `judgment` is empty where nothing is.
+
+    `fault` is where the fault begins and ends in the answer, in characters; empty where nobody said.
+    """
+
+    id: str
+    origin: str
+    instruction: str
+    answer: str
+    judgment: str
+    fault: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A text in pieces that follow each other, which of them are marked, and what was said of the text."""
+
+    id: str
+    origin: str
+    pieces: tuple[str, ...]
+    marks: tuple[bool, ...]
+    said: str
+
+
 Row = (
     Labelled | Tagged | Predicted | Judged | Annotated | Asked | Flagged | Preference | Guided | Graded | Rated
-    | Member | Bag | Pair | Compared | Contest | Reasoned
+    | Member | Bag | Pair | Compared | Contest | Reasoned | Critiqued | Marked
 )  # fmt: skip
 _KINDS = (
     Labelled, Tagged, Predicted, Explained, Judged, Annotated, Asked, Flagged, Preference, Guided, Graded, Rated,
-    Member, Bag, Pair, Compared, Contest, Reasoned,
+    Member, Bag, Pair, Compared, Contest, Reasoned, Critiqued, Marked,
 )  # fmt: skip
 _TYPES = {kind.__name__: kind for kind in _KINDS}
 

@@ -23,10 +23,23 @@ from camelid.data.columns import Problem, Problems, Shape, label_shape, missing_
 from camelid.data.formats import SUFFIXES, Table, read_hub, read_table
 from camelid.errors import UserError, raise_all
 from camelid.recipe import Data
-from camelid.rows import Annotated, Asked, Contest, Flagged, Labelled, Member, Pair, Preference, Rated, Reasoned, Tagged
+from camelid.rows import (
+    Annotated,
+    Asked,
+    Contest,
+    Critiqued,
+    Flagged,
+    Labelled,
+    Member,
+    Pair,
+    Preference,
+    Rated,
+    Reasoned,
+    Tagged,
+)
 
 LabelRow = Labelled | Tagged
-AnyRow = LabelRow | Annotated | Asked | Contest | Flagged | Preference | Rated | Member | Pair | Reasoned
+AnyRow = LabelRow | Annotated | Asked | Contest | Flagged | Preference | Rated | Member | Pair | Reasoned | Critiqued
 KINDS = {
     Labelled: "labels",
     Tagged: "tags",
@@ -39,6 +52,7 @@ KINDS = {
     Pair: "unjudged pairs",
     Member: "bagged labels",
     Reasoned: "reasoned answers",
+    Critiqued: "judgments",
 }
 ROLES = ("train", "dev", "test")  # a set may have further splits, which are read by name
 WRITTEN = ("predicted", "entities", "predicted_reasoning")  # columns that prediction adds
@@ -228,7 +242,7 @@ def labels_in(row: AnyRow) -> tuple[str, ...]:
         return tuple(f"{row.task} {answer}" for answer in row.answers)
     if isinstance(row, Flagged):
         return tuple(name for name, violated in row.flags.items() if violated) or ("none",)
-    if isinstance(row, Preference | Pair | Rated | Reasoned):
+    if isinstance(row, Preference | Pair | Rated | Reasoned | Critiqued):
         return ()
     if isinstance(row, Contest):
         return tuple(f"{name} {verdict}" for name, verdict in row.verdicts.items())
@@ -307,7 +321,9 @@ def places_of(name: str) -> dict[str, str]:
         return dict.fromkeys(splits, "embedded")  # what a set imports says where its rows can come from
     root = os.environ.get("CAMELID_DATA")
     given = getattr(named, "FILES", {})
-    files = {split: Path(root) / name / given.get(split, f"{split}.jsonl") for split in splits} if root else {}
+    places = {split: Path(root or "", name, given.get(split, f"{split}.jsonl")) for split in splits}
+    # a set may read the files of another one, and the folder of its own name need not be there
+    files = {split: Path(os.path.normpath(place)) for split, place in places.items()} if root else {}
     elsewhere = "hub" if hasattr(named, "read_local_or_hub") else "nowhere"
     return {split: str(files[split]) if split in files and files[split].exists() else elsewhere for split in splits}
 
@@ -454,7 +470,7 @@ def text_of(row: AnyRow) -> str:
         return row.text or ", ".join(f"{number:g}" for number in row.numbers)
     if isinstance(row, Reasoned):
         return row.question
-    if isinstance(row, Pair):
+    if isinstance(row, Pair | Critiqued):
         return row.instruction
     if isinstance(row, Contest):
         return row.questions[-1]
@@ -474,7 +490,7 @@ def _content(row: AnyRow) -> Any:
         return row.text.strip(), row.numbers
     if isinstance(row, Reasoned):
         return row.question.strip()
-    if isinstance(row, Pair):
+    if isinstance(row, Pair | Critiqued):
         return row.instruction.strip()
     if isinstance(row, Contest):
         return row.questions, row.first, row.second

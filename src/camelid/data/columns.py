@@ -17,6 +17,7 @@ from camelid.rows import (
     Annotated,
     Asked,
     Contest,
+    Critiqued,
     Flagged,
     Labelled,
     Member,
@@ -349,6 +350,41 @@ def _turns_in(values: dict[str, Any], column: str, *, may_be_empty: bool = False
             return text
         texts.append(str(text))
     return tuple(texts)
+
+
+def critique_shape(instruction: str, given: str, answer: str, judgment: str, score: str, good: float) -> Shape:
+    """An answer to an instruction, and in words what is wrong with it.
+
+    Nothing is wrong where the cell of the `judgment` is empty, or that of the `score`, if there is one, holds `good` or
+    more. What the column `given` holds stands behind the instruction, on a line of its own. An answer may be empty.
+    """
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Critiqued | Problem:
+        asked, text = _instruction_in(values, instruction, given), _answer_in(values, answer)
+        said = "" if is_missing(values.get(judgment)) else text_in(values, judgment)
+        points = 0.0 if is_missing(values.get(score)) else _number_in(values, score)
+        if problem := _first_problem(asked, text, said, points):
+            return problem
+        rated = not is_missing(values.get(score)) and float(points) >= good  # type: ignore[arg-type]
+        return Critiqued(row_id, origin, str(asked), str(text), "" if rated else str(said).strip())
+
+    return Shape(Critiqued, convert, (instruction, answer, judgment), "the recipe's fields for columns")
+
+
+def instruction_shape(instruction: str, given: str) -> Shape:
+    """Instructions that nobody has answered yet; `given` as in `critique_shape`."""
+
+    def convert(row_id: str, origin: str, values: dict[str, Any]) -> Critiqued | Problem:
+        asked = _instruction_in(values, instruction, given)
+        return asked if isinstance(asked, Problem) else Critiqued(row_id, origin, asked, "", "")
+
+    return Shape(Critiqued, convert, (instruction,), "the recipe's fields for columns")
+
+
+def _instruction_in(values: dict[str, Any], instruction: str, given: str) -> str | Problem:
+    asked = text_in(values, instruction)
+    more = "" if is_missing(values.get(given)) else text_in(values, given)
+    return _first_problem(asked, more) or "\n".join(filter(None, (str(asked), str(more))))
 
 
 class Problems:

@@ -23,6 +23,7 @@ from camelid.report import (
     histograms,
     juries,
     leaderboards,
+    marks,
     mistakes,
     reasons,
     residuals,
@@ -93,6 +94,7 @@ def _collect(files: RunFiles) -> dict[str, Any]:
         if entries.spread
         else None,
         "spread_of": entries.spread.of if entries.spread else "",
+        "marked": marks.collect_marks(files),
         "plain": entries.plain,
         "curve": curves.draw_learning(files.lines("model/metrics.jsonl")),
         "stages": costs.list_stages(stage_costs, files.splits(), systems),

@@ -170,6 +170,9 @@ def show_sample(row: Mapping[str, Any]) -> Sample:
         return Sample(cut_text(f"{row['question']}\n\n{row['reasoning']}"), str(row["answer"]))
     if "verdicts" in row:
         return Sample(cut_text(write_texts(row)), _show_label(name_classes(row)))
+    if "judgment" in row:
+        said = str(row["judgment"]) or "nothing is wrong with it"
+        return Sample(cut_text(f"{row['instruction']}\n\n{row['answer']}"), cut_text(said))
     if "chosen" in row:
         return Sample(cut_text(write_texts(row)), str(row.get("decided") or ""))
     if "instruction" in row and "first" in row:
