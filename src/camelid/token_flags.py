@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -53,32 +54,43 @@ def _columns(sums_X5: Any) -> Floats:
     return np.stack([kept_mean_X - flagged_mean_X, chance_X / np.maximum(count_X, 1), kept_mean_X, nll_X], axis=-1)
 
 
-def score_detection(scores: Sequence[Floats], faults: Sequence[Bools | None], threshold: float) -> dict[str, Any]:
+def score_detection(
+    scores: Sequence[Floats],
+    faults: Sequence[Bools | None],
+    threshold: float,
+    rivals: Mapping[str, Sequence[Floats]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """How many tokens score above the threshold, and where faults are known, how well scores tell their tokens.
 
-    "auroc" is over all tokens, "auroc by row" the mean over rows; "flagged" shares are of tokens. `faults` are None
-    where nobody knows. Rows are drawn anew for the intervals.
+    "auroc" is over all tokens, "auroc by row" the mean over rows, "auroc of ..." that of other scores by name.
+    "flagged" shares are of tokens. `faults` are None where nobody knows. Rows are drawn anew for the intervals.
     """
     flagged = np.concatenate([row > threshold for row in scores])
     told: dict[str, Any] = {"rows": len(scores), "tokens": len(flagged), "flagged": float(flagged.mean())}
-    known = [(score, fault) for score, fault in zip(scores, faults, strict=True) if fault is not None]
-    if not known:
+    places = [place for place, fault in enumerate(faults) if fault is not None]
+    if not places:
         return told
-    every, wrong = (np.concatenate(side) for side in zip(*known, strict=True))
-    by_row_R = np.array([auroc(fault, score) for score, fault in known])
-    draws = Draws(len(known), SEED, resamples=500)
-    drawn_R = np.array([_auroc_of([known[place] for place in draw]) for draw in draws])
+    every, wrong = (np.concatenate([side[place] for place in places]) for side in (scores, faults))
+    by_row_R = np.array([auroc(faults[place], scores[place]) for place in places])  # type: ignore[arg-type]
+    draws = Draws(len(places), SEED, resamples=500)
+
+    def area(score: Sequence[Floats]) -> dict[str, float]:
+        rows = [(score[place], faults[place]) for place in places]
+        drawn_R = np.array([_auroc_of([rows[at] for at in draw]) for draw in draws])
+        return metrics.interval(_auroc_of(rows), drawn_R).as_dict()
+
     return told | {
-        "rows with a known fault": len(known),
+        "rows with a known fault": len(places),
         "tokens of faults": int(wrong.sum()),
-        "auroc": metrics.interval(auroc(wrong, every), drawn_R).as_dict(),
+        "auroc": area(scores),
         "auroc by row": metrics.interval(by_row_R.mean(), metrics.resampled_mean(by_row_R, draws)).as_dict(),
+        **{f"auroc of {name}": area(score) for name, score in rivals.items()},
         "flagged of faults": float((every[wrong] > threshold).mean()),
         "flagged of others": float((every[~wrong] > threshold).mean()),
     }
 
 
-def _auroc_of(rows: Sequence[tuple[Floats, Bools]]) -> float:
+def _auroc_of(rows: Sequence[tuple[Any, Any]]) -> float:
     scores, faults = zip(*rows, strict=True)
     return auroc(np.concatenate(faults), np.concatenate(scores))
 

@@ -49,11 +49,12 @@ def scores() -> dict[str, Any]:
 
 
 def detection(found: dict[str, Any]) -> str:
+    areas = " | ".join(span(found[name]) for name in ("auroc", "auroc by row", "auroc of surprise alone"))
+    shares = f"{found['flagged of faults']:.2f} | {found['flagged of others']:.2f}"
     lines = [
-        "| rows | tokens | ROC-AUC | mean by row | flagged of the wrong number | flagged of others |",
-        "|---|---|---|---|---|---|",
-        f"| {found['rows with a known fault']} | {found['tokens']:,} | {span(found['auroc'])} | "
-        f"{span(found['auroc by row'])} | {found['flagged of faults']:.2f} | {found['flagged of others']:.2f} |",
+        "| rows | tokens | ROC-AUC | mean by row | of -log p+ alone | flagged of faults | flagged of others |",
+        "|---|---|---|---|---|---|---|",
+        f"| {found['rows with a known fault']} | {found['tokens']:,} | {areas} | {shares} |",
     ]
     return "\n".join(lines)
 

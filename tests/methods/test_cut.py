@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -399,30 +400,37 @@ def test_rivals_differ_in_u_alone(chat_model: Path, judged_rows: Path) -> None:
 @pytest.mark.data
 @pytest.mark.real
 def test_check_6_the_judgment_finds_the_wrong_number() -> None:
-    """24 answers of GSM8K with one wrong number on the untrained 135M model; positions shifted by one find nothing."""
+    """24 answers of GSM8K with one wrong number on the untrained 135M model. Seen: ROC-AUC 0.719, and 0.626 where each
+    has the judgment of another; wrong numbers gain 0.93 nats by their own judgment and 0.24 by another's."""
     rows = data.read_rows("wrong-numbers")[:24]
+    swapped = [replace(row, judgment=other.judgment) for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)]
     base = bases.open_base("smollm2-135m")
-    model = models.language_model(base, {}, Plan())
-    examples = [cut.encode_example(base.tokenizer, row, "sections", None) for row in rows]
-    assert None not in examples
-    pad, told = pad_id(base.tokenizer), [example for example in examples if example]
-    judged, plain = (
-        [
-            np.array(answer)
-            for (answer,) in preferences.measure_tokens(model, [each.lines[line] for each in told], pad, "")
-        ]
-        for line in (0, 1)
-    )
+    model, pad = models.language_model(base, {}, Plan()), pad_id(base.tokenizer)
+
+    def measure(rows: Sequence[Critiqued], line: int) -> list[Any]:
+        lines = [example.lines[line] for example in encoded(base.tokenizer, *rows)]
+        return [np.array(answer) for (answer,) in preferences.measure_tokens(model, lines, pad, "")]
+
+    plain, judged, of_others = measure(rows, 1), measure(rows, 0), measure(swapped, 0)
+    told = encoded(base.tokenizer, *rows)
     faults = [
-        locate_fault(base.tokenizer, row.answer, row.fault, each.lines[0].answers[0])
-        for row, each in zip(rows, told, strict=True)
+        locate_fault(base.tokenizer, row.answer, row.fault, example.lines[0].answers[0])
+        for row, example in zip(rows, told, strict=True)
     ]
-    ratios = [one - other for one, other in zip(judged, plain, strict=True)]
-    found = score_detection(ratios, faults, math.log(1.2))
-    assert found["auroc"]["value"] > 0.6
-    assert found["flagged of faults"] > found["flagged of others"] + 0.1
-    shifted = [np.roll(one, 1) - other for one, other in zip(judged, plain, strict=True)]
-    assert score_detection(shifted, faults, math.log(1.2))["auroc"]["value"] < found["auroc"]["value"] - 0.05
+    assert all(fault is not None for fault in faults)
+
+    def ratios(judged: Sequence[Any]) -> list[Any]:
+        return [one - other for one, other in zip(judged, plain, strict=True)]
+
+    own, others = (score_detection(ratios(each), faults, math.log(1.2)) for each in (judged, of_others))
+    assert own["auroc"]["value"] > 0.6
+    assert own["auroc"]["value"] > others["auroc"]["value"] + 0.04
+    assert own["flagged of faults"] > own["flagged of others"] + 0.2
+    moved = score_detection([np.roll(ratio, 3) for ratio in ratios(judged)], faults, math.log(1.2))
+    assert moved["auroc"]["value"] < 0.58, "positions that do not meet find nothing"
+    wrong = np.concatenate(faults)  # type: ignore[arg-type]
+    gains = [float(np.concatenate(ratios(each))[wrong].mean()) for each in (judged, of_others)]
+    assert gains[0] > 0.5 > gains[1]
 
 
 # Step 1: rows
@@ -504,7 +512,8 @@ def test_faults_are_found_in_tokens_and_scored() -> None:
     assert locate_fault(base, "Another text", (0, 2), ids) is None
     scores = [np.array([0.0, 3.0, 1.0]), np.array([5.0, 2.0])]
     known = [np.array([False, True, False]), None]
-    found = score_detection(scores, known, 1.5)
+    found = score_detection(scores, known, 1.5, {"its opposite": [-score for score in scores]})
+    assert found["auroc of its opposite"]["value"] == 0.0
     assert (found["rows"], found["rows with a known fault"], found["tokens of faults"]) == (2, 1, 1)
     assert found["flagged"] == pytest.approx(3 / 5)
     assert found["auroc"]["value"] == found["auroc by row"]["value"] == 1.0

@@ -396,13 +396,16 @@ def show_contrast(study: Study) -> None:
     """What the untrained model finds that judgments speak of: for the report, and against faults that are known."""
     found = measure(study, BEFORE, None)
     rows = {part: {row.id: row for row in study.rows[part]} for part in PARTS}
-    faults, ratios = [], []
+    faults, ratios, surprises = [], [], []
     for part in PARTS:
         for example, judged_N, plain_N in zip(study.judged(part), found[f"{part} judged"], found[part], strict=True):
             row, ids = rows[part][example.id], example.lines[0].answers[0]
             faults.append(locate_fault(study.base().tokenizer, row.answer, row.fault, ids))
             ratios.append(judged_N - plain_N)
-    study.run.scores("detection", lambda: score_detection(ratios, faults, math.log(study.recipe.threshold)))
+            surprises.append(-plain_N)
+    # a wrong word is unlikely without any judgment: what the judgment adds shows beside that
+    rivals, threshold = {"surprise alone": surprises}, math.log(study.recipe.threshold)
+    study.run.scores("detection", lambda: score_detection(ratios, faults, threshold, rivals))
 
     def mark() -> Iterator[Marked]:
         for example, flags in zip(study.judged("test"), flag_rows(study, "test"), strict=True):
