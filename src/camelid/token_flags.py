@@ -70,8 +70,9 @@ def score_detection(
     places = [place for place, fault in enumerate(faults) if fault is not None]
     if not places:
         return told
-    every, wrong = (np.concatenate([side[place] for place in places]) for side in (scores, faults))
-    by_row_R = np.array([auroc(faults[place], scores[place]) for place in places])  # type: ignore[arg-type]
+    known: list[tuple[Any, Any]] = [(scores[place], faults[place]) for place in places]
+    every, wrong = (np.concatenate(side) for side in zip(*known, strict=True))
+    by_row_R = np.array([auroc(fault, score) for score, fault in known])
     draws = Draws(len(places), SEED, resamples=500)
 
     def area(score: Sequence[Floats]) -> dict[str, float]:
