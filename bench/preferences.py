@@ -144,7 +144,7 @@ def score_ours(job: Job) -> dict[str, Any]:
     model = models.value_model(job.base, {"attributes": ["reward"]}, job.plan)
     started = time.perf_counter()
     found = measure_rewards(model, job.rows, pad_id(job.base.tokenizer))
-    return measured(job, time.perf_counter() - started, found.ravel().tolist())
+    return measured(job, time.perf_counter() - started, [value for pair in found for value in pair])
 
 
 def score_plain(job: Job) -> dict[str, Any]:
