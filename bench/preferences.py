@@ -141,7 +141,7 @@ def score_ours(job: Job) -> dict[str, Any]:
     from camelid.preferences import measure_rewards
     from camelid.reading import pad_id
 
-    model = models.value_model(job.base, {"attributes": ["reward"]}, job.plan)
+    model = models.value_model(job.base, {"attributes": ["reward"]}, None)  # without adapters, as theirs
     started = time.perf_counter()
     found = measure_rewards(model, job.rows, pad_id(job.base.tokenizer))
     return measured(job, time.perf_counter() - started, [value for pair in found for value in pair])
