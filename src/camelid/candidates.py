@@ -101,7 +101,7 @@ def keep_best(
     best/candidates, rewards/best, best/answers and best/pairs; what comes back says how many there are. Raises
     UserError where no question has an answer.
     """
-    drawn = run.judged("best/candidates", questions, draw)
+    drawn = run.map_rows("best/candidates", questions, draw)
     texts = {one.id: list(dict.fromkeys(one.value)) for one in drawn if one.value}
     known = [row for row in questions if row.id in texts]
     if not known:

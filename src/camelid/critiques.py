@@ -14,7 +14,7 @@ from camelid.candidates import draw_candidates
 from camelid.engines import Engine, Sampling
 from camelid.errors import UserError
 from camelid.parsing import Parser
-from camelid.rows import Critiqued, Judged, Prompt, iterate_rows
+from camelid.rows import Critiqued, Judged, Prompt
 from camelid.runs import Run
 
 
@@ -62,11 +62,11 @@ def criticise_answers(
     def criticise(some: Sequence[Critiqued]) -> list[Judged]:
         return annotate(judge(), some, critic.prompt_of, critic.parser, sampling=critic.sampling, seed=seed, what="")
 
-    written = _read(run, f"{place}/answers", questions, answer)
+    written = run.map_rows(f"{place}/answers", questions, answer)
     answered = [replace(row, answer=one.value["texts"][0]) for row, one in zip(rows, written, strict=True) if one.value]
     if not answered:
         raise UserError(f"no answer of {place} can be judged: {written[0].reply}", "Raise max_new_tokens.")
-    said = _read(run, f"{place}/judged", answered, criticise)
+    said = run.map_rows(f"{place}/judged", answered, criticise)
     good = [(row, one) for row, one in zip(answered, said, strict=True) if one.outcome == "value"]
     if not good:
         raise UserError(f"the judge said nothing of the answers of {place}: {said[0].reply}", "Take another judge.")
@@ -77,7 +77,3 @@ def criticise_answers(
         "satisfied": metrics.clopper_pearson(sum(not one.value for _, one in good), len(good)).as_dict(),
     }
     return [replace(row, judgment=one.value) for row, one in good], facts
-
-
-def _read(run: Run, name: str, rows: Sequence[Any], judge: Callable[[Sequence[Any]], list[Judged]]) -> list[Any]:
-    return list(iterate_rows(run.map(name, rows, judge, total=len(rows))))

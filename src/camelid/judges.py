@@ -83,7 +83,7 @@ def draw_and_judge(
     The two stages are called by `place`, whose braces stand for "answers" and "scores".
     """
     writer = cache(lambda: parts.writer(model))
-    written = run.judged(place.format("answers"), rows, lambda some: writer()(some, count, seed))
+    written = run.map_rows(place.format("answers"), rows, lambda some: writer()(some, count, seed))
     texts = [tuple(one.value["texts"]) if one.value else () for one in written]
     asked = [Answers(row.id, row.origin, row.prompt, each) for row, each in zip(rows, texts, strict=True)]
     judged = judge_all(run, place.format("scores"), asked, lambda: parts.judge(judge))
@@ -93,7 +93,7 @@ def draw_and_judge(
 def judge_all(run: Run, stage: str, asked: Sequence[Answers], opened: Callable[[], Judge]) -> list[Judged]:
     """The rows' judgements as a stage of the run; the judge is opened when it is needed."""
     judge = cache(opened)
-    return run.judged(stage, asked, lambda some: judge()(some), chunk=JUDGED_AT_ONCE)
+    return run.map_rows(stage, asked, lambda some: judge()(some), chunk=JUDGED_AT_ONCE)
 
 
 def keep_scored(role: str, texts: Sequence[str], judged: Judged) -> Scored:

@@ -130,7 +130,7 @@ class Run:
             self._meet()
         return path
 
-    def judged(
+    def map_rows(
         self, name: str, rows: Sequence[Any], judge: Callable[[Sequence[Any]], Iterable[Row]], *, chunk: int = 64
     ) -> list[Any]:
         """The rows of `map`, where they are few enough to be read at once."""

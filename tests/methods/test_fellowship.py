@@ -462,16 +462,10 @@ def loop(generator: ScriptedEngine, reviewers: Sequence[ScriptedEngine], **value
     named = {"model": generator} | {f"r{n}": each for n, each in enumerate(reviewers)}
 
     class Kept:
-        def map(self, name: str, rows: Any, ask: Any, total: int) -> Any:
-            self.rows = ask(rows)
-            return self.rows
+        def map_rows(self, name: str, rows: Any, ask: Any) -> Any:
+            return ask(rows)
 
-    kept = Kept()
-    old, fellow.iterate_rows = fellow.iterate_rows, lambda rows: rows
-    try:
-        (one,) = fellow.go_round(recipe, kept, [QUESTION], named.__getitem__)
-    finally:
-        fellow.iterate_rows = old
+    (one,) = fellow.go_round(recipe, Kept(), [QUESTION], named.__getitem__)
     return Revision(one.value["responses"], one.value["feedbacks"], one.value["ended"])
 
 

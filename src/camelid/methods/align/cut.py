@@ -49,15 +49,14 @@ from torch import Tensor
 from camelid import bases, chat, data, forecast, models, preferences, recipe, sides
 from camelid.branches import AnswerBatch, Answered, collate_answers, encode_answers
 from camelid.critiques import Critic, criticise_answers
-from camelid.data.columns import Shape, critique_shape, instruction_shape
+from camelid.data.columns import critique_shape, instruction_shape
 from camelid.engines import Sampling
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.evaluation import evaluate
 from camelid.logprobs import mean_by_answer, token_logprobs
 from camelid.objectives import Sums, unlikelihood
 from camelid.parsing import Parsed, is_refusal
 from camelid.reading import pad_id
-from camelid.recipe import Data
 from camelid.rows import Critiqued, Marked, Prompt
 from camelid.runs import Run, slug
 from camelid.sides import Side
@@ -132,20 +131,14 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in _complaints(recipe)]
-    found: list[Any] = [None, None, None]
-    looks = (
-        lambda: bases.open_base(recipe.model.base, recipe.model.revision),
-        lambda: read_split(recipe),
-        lambda: draw_instructions(recipe),
-    )
-    for place, look in enumerate(looks):
-        try:
-            found[place] = look()
-        except UserError as error:
-            problems += error.all()
+    looks = {
+        "base": lambda: bases.open_base(recipe.model.base, recipe.model.revision),
+        "split": lambda: read_split(recipe),
+        "drawn": lambda: draw_instructions(recipe),
+    }
+    found, problems = try_all(looks, _complaints(recipe))
     raise_all(problems)
-    return _forecast(recipe, *found)
+    return _forecast(recipe, **found)
 
 
 def run(recipe: Recipe, run: Run) -> None:
@@ -181,11 +174,13 @@ def read_split(recipe: Recipe) -> Split:
     """Rows whose instructions do not meet. Raises UserError with what is wrong with the rows of either source."""
     values, dropped = recipe.data, Counter[str]()
     shape = critique_shape(values.instruction, values.input, values.output, values.judgment, values.score, values.good)
-    given, held_out = (_read(recipe, source, shape, dropped) for source in (values.train, values.test))
+    given, held_out = (
+        data.read_source(source, shape, values.missing, dropped) for source in (values.train, values.test)
+    )
     draw = random.Random(f"{recipe.plan.seed} judgments")
     negative = [row for row in held_out or given if row.judgment]
     most = min(values.test_rows, len(negative) if held_out else len(negative) // 2)
-    test = _draw(negative, most, draw)
+    test = data.draw_rows(negative, most, draw)
     asked = {row.instruction for row in test}
     left = [row for row in given if row.instruction not in asked]
     train = choose_kinds(left, recipe.satisfied_share, values.train_rows, draw)
@@ -204,18 +199,9 @@ def read_split(recipe: Recipe) -> Split:
 def choose_kinds(rows: Sequence[Critiqued], share: float, most: int | None, draw: random.Random) -> list[Critiqued]:
     """At most `most` answers with a judgment, and of the others floor(share * those), in their old order."""
     negative, positive = ([row for row in rows if bool(row.judgment) is kind] for kind in (True, False))
-    negative = _draw(negative, len(negative) if most is None else most, draw)
-    kept = {row.id for row in [*negative, *_draw(positive, math.floor(share * len(negative)), draw)]}
+    negative = data.draw_rows(negative, most, draw)
+    kept = {row.id for row in [*negative, *data.draw_rows(positive, math.floor(share * len(negative)), draw)]}
     return [row for row in rows if row.id in kept]
-
-
-def _read(recipe: Recipe, source: str | None, shape: Shape, dropped: Counter[str]) -> list[Critiqued]:
-    return data.read_rows(source, Data(missing=recipe.data.missing), shape=shape, dropped=dropped) if source else []
-
-
-def _draw(rows: Sequence[Any], most: int, draw: random.Random) -> list[Any]:
-    """At most `most` rows in their old order."""
-    return [rows[place] for place in sorted(draw.sample(range(len(rows)), min(most, len(rows))))]
 
 
 @dataclass(frozen=True)
@@ -435,7 +421,7 @@ def draw_instructions(recipe: Recipe) -> list[list[Critiqued]]:
     if not recipe.data.instructions:
         return []
     values = recipe.data
-    rows = _read(recipe, values.instructions, instruction_shape(values.instruction, values.input), Counter())
+    rows = data.read_source(values.instructions, instruction_shape(values.instruction, values.input), values.missing)
     told = {row.instruction: row for row in rows}
     held = {row.instruction for row in read_split(recipe).test} if values.train or values.test else set()
     left = [row for text, row in told.items() if text not in held]
@@ -531,11 +517,10 @@ def _forecast(recipe: Recipe, base: bases.Base, split: Split, drawn: list[list[C
     study = Study(recipe, None, lambda: base, {"train": split.train, "test": split.test})  # type: ignore[arg-type]
     told = study.told
     negative = {part: len(study.judged(part)) for part in PARTS}
-    dropped = ", ".join(f"{count:,} {why}" for why, count in (split.dropped | told.dropped).items())
     lines = [
         ("rows", f"train {negative['train']:,} with a judgment and {len(told.train) - negative['train']:,} without, "
                  f"test {negative['test']:,}"),
-        ("rows left out", dropped or "none"),
+        ("rows left out", forecast.tell_dropped(split.dropped | told.dropped)),
     ]  # fmt: skip
     if told.train:
         lengths = {part: [example.size for example in getattr(told, part)] for part in PARTS}

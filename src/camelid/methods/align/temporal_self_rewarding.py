@@ -52,7 +52,7 @@ from camelid.candidates import draw_candidates
 from camelid.chat import converse, encode_prompt
 from camelid.data.columns import Problem, Shape, lesson_shape, preference_shape, prompt_shape, text_in
 from camelid.engines import Engine, Sampling
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.evaluation import evaluate, score_means
 from camelid.judges import (
     Answers,
@@ -72,7 +72,7 @@ from camelid.judges import (
     penalise_length,
 )
 from camelid.parsing import parse_behind, parse_score
-from camelid.reading import pad_id, tell_answer
+from camelid.reading import pad_id
 from camelid.recipe import Data
 from camelid.rows import Graded, Message, Predicted, Preference
 from camelid.runs import Run, slug
@@ -209,14 +209,9 @@ class Done:
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems = [UserError(*complaint) for complaint in complaints(recipe)]
-    try:
-        found = read(recipe)
-    except UserError as error:
-        raise_all([*problems, *error.all()])
-        raise
+    found, problems = try_all({"rows": lambda: read(recipe)}, complaints(recipe))
     raise_all(problems)
-    return describe(recipe, found)
+    return describe(recipe, found["rows"])
 
 
 def run(recipe: Recipe, run: Run, parts: Parts | None = None) -> None:
@@ -351,10 +346,8 @@ def make_start(recipe: Recipe, run: Run, lessons: Sequence[Preference]) -> Path:
 
     def fit(model: Any, folder: Path) -> None:
         if lessons:
-            tokenizer = base().tokenizer
-            tokens = [tell_answer(tokenizer, row.prompt, row.chosen, ended=True) for row in lessons]
-            batches = labelling.over_epochs(tokens, recipe.plan, pad_id(tokenizer))
-            train(model, batches, objectives.cross_entropy, recipe.plan, folder=folder)
+            told = [(row.prompt, row.chosen) for row in lessons]
+            labelling.fit_answers(model, base().tokenizer, told, recipe.plan, folder)
 
     given = Path(recipe.start) if recipe.start else None
     return run.model(START, lambda: models.language_model(base(), {}, recipe.plan, given), fit)
@@ -677,10 +670,9 @@ def describe(recipe: Recipe, found: Found) -> list[tuple[str, str]]:
     judged = [prompt + recipe.max_new_tokens + recipe.judge_tokens] * (total["judgements"] if by_model else 0)
     pairs = [prompt + 2 * recipe.max_new_tokens] * size * total["DPO runs"]
     cost = forecast.tell_cost(base, recipe.plan, {"train": pairs, "answers": [*written, *judged]}, 1)
-    dropped = ", ".join(f"{count:,} {why}" for why, count in found.dropped.items())
     return [
         ("prompts", f"{len(found.prompts):,}, {size:,} an iteration; {len(found.test):,} held out"),
-        ("rows left out", dropped or "none"),
+        ("rows left out", forecast.tell_dropped(found.dropped)),
         ("lessons for M_0", f"{len(found.lessons):,}" if found.lessons else "none: M_0 is the model as it comes"),
         ("judge", recipe.judge),
         *lines,

@@ -58,7 +58,7 @@ from camelid.folds import deal_folds, spread
 from camelid.forecast import Meter, tell_dropped
 from camelid.parsing import parse_label
 from camelid.retrieval import Embed, near_duplicates, nearest, remember, tfidf_embedding
-from camelid.rows import Annotated, Judged, Labelled, Message, Predicted, iterate_rows
+from camelid.rows import Annotated, Judged, Labelled, Message, Predicted
 from camelid.runs import Run, slug
 
 Strategy = Literal["zero-shot", "few-shot", "retrieved"]
@@ -324,8 +324,7 @@ def try_on_memory(study: Study, run: Run, asked: Configuration) -> list[Judged]:
             found |= {one.id: one for one in annotator(study, asked, pool)(some)} if some else {}
         return [found[row.id] for row in rows]
 
-    path = run.map(f"predictions/memory/{slug(asked.name)}", memory, ask, chunk=len(memory), total=len(memory))
-    return list(iterate_rows(path))  # type: ignore[arg-type]
+    return run.map_rows(f"predictions/memory/{slug(asked.name)}", memory, ask, chunk=len(memory))
 
 
 def choose_finalists(
@@ -360,7 +359,7 @@ def answer_test(study: Study, run: Run, asked: Configuration) -> list[Judged]:
     """Judgements on the test rows, with examples of all memory rows."""
     ready = cache(lambda: annotator(study, asked, study.memory))
     name, rows = f"predictions/test/{slug(asked.name)}", study.test
-    return list(iterate_rows(run.map(name, rows, lambda some: ready()(some), chunk=len(rows), total=len(rows))))  # type: ignore[arg-type]
+    return run.map_rows(name, rows, lambda some: ready()(some), chunk=len(rows))
 
 
 def compare(study: Study, run: Run, kind: str, answered: dict[Configuration, list[Judged]]) -> None:

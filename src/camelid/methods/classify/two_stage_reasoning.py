@@ -222,8 +222,7 @@ def augment(recipe: Recipe, run: Run, rows: Sequence[Labelled], split: str, clas
         raise UserError(what, "Only training rows are augmented; a student writes its own reasons for all others.")
     adapted = find_generator(recipe, run)
     give = cache(lambda: reasoner_of(recipe, adapted, classes))
-    path = run.map("reasons/train", rows, lambda some: give()(some), total=len(rows))
-    judged: list[Any] = list(iterate_rows(path))
+    judged = run.map_rows("reasons/train", rows, lambda some: give()(some))
     counts = run.scores("augmentation", lambda: rationales.count_reasons(judged))
     if not counts["rows with reasoning"]:
         raise UserError(
@@ -309,8 +308,7 @@ def answer_all(
     """A student's answers to the held-out rows, kept chunk by chunk."""
     engine = cache(lambda: engines.open_engine(local_engine(recipe), recipe.model, folder))
     give: Callable[[Any], list[Explained]] = lambda some: answer(recipe, engine(), classes, some, reasons=name == OURS)  # noqa: E731
-    path = run.map(f"predictions/{slug(name)}", rows, give, total=len(rows))
-    return list(iterate_rows(path))  # type: ignore[arg-type]
+    return run.map_rows(f"predictions/{slug(name)}", rows, give)
 
 
 def answer(

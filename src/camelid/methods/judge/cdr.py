@@ -264,7 +264,7 @@ def lay_contexts(
     domain_by_id, outcomes = {row.id: recipe.domain for row in rows}, {}
     if recipe.route:
         router = cache(lambda: sides.open_side(recipe.router, recipe.model, recipe.engine, scores=False))
-        judged = run.judged(f"domains/{name}", rows, lambda some: classify(recipe, router(), some))
+        judged = run.map_rows(f"domains/{name}", rows, lambda some: classify(recipe, router(), some))
         domain_by_id = {one.id: one.value if one.outcome == "value" else CHAT for one in judged}
         outcomes = {"router": count_outcomes(judged)}
     domains = domains_of(recipe)
@@ -328,7 +328,7 @@ def measure(
     def ask(side: str) -> list[Judged]:
         engine = cache(pair[side])
         judge = lambda rows: score_answers(engine(), rows, answers, ended=recipe.ended, floor=FLOOR)  # noqa: E731
-        return run.judged(f"scores/{name}-{slug(side)}", contexts, judge)
+        return run.map_rows(f"scores/{name}-{slug(side)}", contexts, judge)
 
     return {side: ask(side) for side in pair}
 
@@ -442,7 +442,7 @@ def count_pairs(
 
 def build_pairs(recipe: Recipe, run: Run, prompts: Sequence[Preference], pair: Openers) -> list[Preference]:
     """Candidates, their rewards, and a preference row of each question that gives one."""
-    drawn = run.judged("candidates", prompts, open_policy(recipe, recipe.candidates))
+    drawn = run.map_rows("candidates", prompts, open_policy(recipe, recipe.candidates))
     texts = candidates.texts_of(drawn)
     asked = [row for row in prompts if len(set(texts.get(row.id, ()))) > 1]
     contexts, facts = lay_contexts(recipe, run, "prompts", asked)
@@ -487,7 +487,7 @@ def compare_policies(recipe: Recipe, run: Run, rows: Sequence[Preference], pair:
     contexts, _ = lay_contexts(recipe, run, "held_out", rows)
     texts: dict[str, dict[str, list[str]]] = {}
     for when, folder in (("before", None), ("after", tuned)):
-        texts[when] = candidates.texts_of(run.judged(f"answers/{when}", rows, open_policy(recipe, 1, folder)))
+        texts[when] = candidates.texts_of(run.map_rows(f"answers/{when}", rows, open_policy(recipe, 1, folder)))
     both = [row for row in contexts if all(row.id in answers for answers in texts.values())]
     values: dict[str, list[float | None]] = {}
     for when, answers in texts.items():
@@ -549,7 +549,7 @@ def _forecast(recipe: Recipe, pair: Any, pairs: Splits, prompts: Splits) -> list
     # products: 2 a weight and token forward, 2 more backward; the head's are counted at every token, which is most
     config = pair[0].config
     weights = bases.parameter_count(config) + config.vocab_size * config.hidden_size
-    minutes = forecast.count_minutes(weights * (4 * training + 2 * scoring), recipe.engine.precision)
+    minutes = forecast.estimate_minutes(weights, recipe.engine.precision, scoring, training)
     names = [side.name or side.adapted or sides.model_of(side, recipe.model).base for side in sides_of(recipe)]
     tuned, each = "tuned on the better answers and on the others", ", for each of the two models"
     if recipe.made_by == "preferences":

@@ -69,7 +69,7 @@ from camelid.panels import (
 )
 from camelid.parsing import Parsed
 from camelid.preference_sets import describe_preferences, grade_pair, write_preferences, write_ranked
-from camelid.rows import Contest, Graded, Judged, Message, Preference, iterate_rows
+from camelid.rows import Contest, Graded, Judged, Message, Preference
 from camelid.runs import Run, slug
 from camelid.sampling import sample
 from camelid.verdicts import (
@@ -260,15 +260,10 @@ def ask_judges(recipe: Recipe, run: Run, items: Sequence[Contest], ready: Ready)
     for name, judge in judges.items():
         is_alike = recipe.order == "one" or (recipe.strategy == "independent" and name != DEBATE)
         found[name] = [
-            hear(run, f"judged/{slug(name)}{'/swapped' if swapped else ''}", items, partial(judge, swapped=swapped))
+            run.map_rows(f"judged/{slug(name)}{'/swapped' if swapped else ''}", items, partial(judge, swapped=swapped))
             for swapped in ((False,) if is_alike else (False, True))
         ]
     return found
-
-
-def hear(run: Run, name: str, rows: Sequence[Contest], judge: Judge) -> list[Judged]:
-    """The judgements of a stage."""
-    return list(iterate_rows(run.map(name, rows, judge, total=len(rows))))  # type: ignore[arg-type]
 
 
 def describe_files(recipe: Recipe) -> tuple[dict[str, str], list[str]]:
@@ -400,7 +395,7 @@ def go_round(recipe: Recipe, run: Run, prompts: Sequence[Preference], ready: Rea
         )  # fmt: skip
         return [keep_loop(*pair) for pair in zip(rows, found, strict=True)]
 
-    return list(iterate_rows(run.map("responses/loop", prompts, ask, total=len(prompts))))  # type: ignore[arg-type]
+    return run.map_rows("responses/loop", prompts, ask)
 
 
 def keep_loop(row: Preference, loop: Revision) -> Judged:
@@ -456,8 +451,8 @@ def pick_best(
         contests = [
             contest(asked[name], *(by_id[name].value["responses"][at] for at in duel)) for name, duel in duels.items()
         ]
-        judged = hear(
-            run, f"duels/{challenger}", contests, lambda rows: score_together(recipe, ready(recipe.evaluator), rows)
+        judged = run.map_rows(
+            f"duels/{challenger}", contests, lambda rows: score_together(recipe, ready(recipe.evaluator), rows)
         )
         asked_of.append(judged)
         for one in judged:
@@ -516,11 +511,11 @@ def measure_wins(
     ours = {one.id: one.value["responses"][one.value["picked"]] for one in picked}
     rows = [row for row in prompts if row.id in ours]
     for name in recipe.baselines:
-        path = run.map(f"baselines/{slug(name)}", rows, partial(answer_once, recipe, ready, name), total=len(rows))
-        theirs: dict[str, Any] = {one.id: one.value for one in iterate_rows(path)}  # type: ignore[union-attr]
+        answered = run.map_rows(f"baselines/{slug(name)}", rows, partial(answer_once, recipe, ready, name))
+        theirs = {one.id: one.value for one in answered}
         contests = [contest(row, ours[row.id], theirs[row.id]) for row in rows if theirs[row.id] is not None]
-        judged = hear(
-            run, f"versus/{slug(name)}", contests, lambda some: score_together(recipe, ready(recipe.evaluator), some)
+        judged = run.map_rows(
+            f"versus/{slug(name)}", contests, lambda some: score_together(recipe, ready(recipe.evaluator), some)
         )
         verdicts = [verdict for one in judged if (verdict := decide(one, recipe.on_parse_failure))]
         told = {"no answer of it": len(rows) - len(contests), "evaluator": count_judgements([judged])}
@@ -607,13 +602,13 @@ def pair_feedback(
     """Step 10, for R: of several feedbacks on x_1 the one whose x_2 gains most, over the one that gains least."""
     first = {one.id: Revision((one.value["responses"][0],)) for one in picked}
     draw = partial(draw_feedback, recipe, first, ready)
-    drawn: Any = {one.id: one for one in iterate_rows(run.map("responses/feedback", rows, draw, total=len(rows)))}
+    drawn = {one.id: one for one in run.map_rows("responses/feedback", rows, draw)}
     gains: dict[str, dict[str, float]] = {row.id: {} for row in rows}
     for number in range(recipe.feedback_samples):
         some = [row for row in rows if drawn[row.id].value]
         contests = [contest(row, first[row.id].responses[0], drawn[row.id].value["responses"][number]) for row in some]
         judge = lambda each: score_together(recipe, ready(recipe.evaluator), each)  # noqa: E731
-        for one in hear(run, f"duels/feedback-{number + 1}", contests, judge):
+        for one in run.map_rows(f"duels/feedback-{number + 1}", contests, judge):
             if one.value and is_read(one.value):
                 gains[one.id][f"feedback {number + 1}"] = one.value[SCORES[1]] - one.value[SCORES[0]]
     return [_grade_feedback(recipe, row, first[row.id], drawn[row.id], gains[row.id], source) for row in rows]

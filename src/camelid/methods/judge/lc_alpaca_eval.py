@@ -67,7 +67,7 @@ from camelid.pairwise import (
     read_wins,
     warn_of,
 )
-from camelid.rows import Compared, Judged, Message, Pair, iterate_rows
+from camelid.rows import Compared, Judged, Message, Pair
 from camelid.runs import Run, slug
 
 DIFFICULTY, GAMED, PUBLISHED = COMPANIONS = ("instruction_difficulty.json", "gamed_lengths.jsonl", "published.json")
@@ -213,7 +213,7 @@ def judge(recipe: Recipe, run: Run) -> list[Compared]:
         by_id = {one.id: one for one in found}
         return [by_id.get(pair.id) or Judged(pair.id, pair.origin, "value", 0.5, "equal outputs") for pair in some]
 
-    judged: list[Any] = list(iterate_rows(run.map("judged", pairs, ask, total=len(pairs))))
+    judged = run.map_rows("judged", pairs, ask)
     check_places(judged)
     run.scores("judge", lambda: {"outcomes": count_outcomes(judged), "shown first and preferred": count_places(judged)})
     return run.rows("annotations", lambda: compare(recipe, pairs, judged))
@@ -419,7 +419,7 @@ def fit_all(recipe: Recipe, run: Run, found: Boards, given: Given) -> dict[str, 
         return [Judged(one.id, one.origin, "value", value, "") for one, value in zip(some, values, strict=True)]
 
     names = [Judged(name, rows[0].origin, "value", None, "") for name, rows in found.items()]
-    lines: list[Any] = list(iterate_rows(run.map("fits", names, fit_some, chunk=1, total=len(names))))
+    lines = run.map_rows("fits", names, fit_some, chunk=1)
     return {one.id: Fit(np.array(one.value["weights"]), one.value["penalty"]) for one in lines}
 
 

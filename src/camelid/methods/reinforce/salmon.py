@@ -159,7 +159,7 @@ def learn(recipe: Recipe, run: Run, principles: dict[str, Principle], ready: Cal
     train_rows, test_rows = (run.rows(name, lambda name=name: getattr(found(), name)) for name in ("train", "test"))
 
     judged, held_out = (  # step 2
-        run.judged(f"scores/{name}", rows, partial(judge, principles, ready))
+        run.map_rows(f"scores/{name}", rows, partial(judge, principles, ready))
         for name, rows in (("train", train_rows), ("test", test_rows))
     )
     spread = variances(judged, principles)
@@ -194,7 +194,7 @@ def gather(recipe: Recipe, run: Run, ready: Callable[[], Engine]) -> Callable[[]
     if recipe.data.train:
         return cache(lambda: split(recipe, *read_pairs(recipe)))
     prompts = run.rows("prompts", lambda: read_questions(recipe, recipe.data.prompts, recipe.data.prompt_rows))
-    answered = run.judged("answers", prompts, lambda rows: draw_answers(recipe, ready(), rows, 2))
+    answered = run.map_rows("answers", prompts, lambda rows: draw_answers(recipe, ready(), rows, 2))
     texts: dict[str, list[str]] = {one.id: one.value or [] for one in answered}
     both = [replace(row, first=texts[row.id][0], second=texts[row.id][1]) for row in prompts if len(texts[row.id]) == 2]
     missing = {"questions without two whole answers": len(prompts) - len(both)}
@@ -474,7 +474,7 @@ def ask_directly(
     run: Run, rows: Sequence[Pair], principles: Mapping[str, Principle], ready: Callable[[], Engine]
 ) -> adherence.Chooser:
     """The model asked as in step 2 about each pair: both orders' mean, 0 where it failed."""
-    asked = run.judged("scores/asked", rows, lambda some: ask(ready(), some, principles))
+    asked = run.map_rows("scores/asked", rows, lambda some: ask(ready(), some, principles))
     run.scores("asked", lambda: {"pairs": count_outcomes(asked)})
     nothing = dict.fromkeys(principles, (0.0,))
     means = [{name: fmean(both) for name, both in (one.value or nothing).items()} for one in asked]
