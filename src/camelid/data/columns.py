@@ -36,6 +36,7 @@ VERDICT_WORDS = {"a": "first", "b": "second", "c": "tie", "1": "first", "2": "se
 VERDICT_WORDS |= {"model_a": "first", "model_b": "second", "first": "first", "second": "second", "tie": "tie"}
 VERDICT_WORDS |= {"assistant_a": "first", "assistant_b": "second"}
 ORDERS = ("index", "idx", "id")  # columns that may number rows
+BY_FIELD = "--set data.<field>=<column>; camelid show <method> lists the fields"
 FILL_IN = "Fill them in, or leave such rows out with --set data.missing=drop (they are counted in the report)."
 
 
@@ -93,7 +94,7 @@ def annotation_shape(text: str, labels: Mapping[str, str], group: str | None) ->
         return problem or Annotated(row_id, origin, words, found, member)  # type: ignore[arg-type]
 
     columns = (text, *labels.values(), *([group] if group else []))
-    return Shape(Annotated, convert, columns, "the recipe's fields for columns")
+    return Shape(Annotated, convert, columns, BY_FIELD)
 
 
 def question_shape(
@@ -194,7 +195,7 @@ def preference_shape(prompt: str, chosen: str, rejected: str) -> Shape:
         question, good, bad = map(str, texts)
         return Preference(row_id, origin, (Message("user", question),), good, bad)
 
-    return Shape(Preference, convert, (prompt, chosen, rejected), "the recipe's fields for columns")
+    return Shape(Preference, convert, (prompt, chosen, rejected), BY_FIELD)
 
 
 def prompt_shape(prompt: str) -> Shape:
@@ -204,7 +205,7 @@ def prompt_shape(prompt: str) -> Shape:
         text = text_in(values, prompt)
         return text if isinstance(text, Problem) else Preference(row_id, origin, (Message("user", text),), "", "")
 
-    return Shape(Preference, convert, (prompt,), "the recipe's fields for columns")
+    return Shape(Preference, convert, (prompt,), BY_FIELD)
 
 
 def lesson_shape(prompt: str, answer: str) -> Shape:
@@ -216,7 +217,7 @@ def lesson_shape(prompt: str, answer: str) -> Shape:
             return problem
         return Preference(row_id, origin, (Message("user", str(question)),), str(text), "")
 
-    return Shape(Preference, convert, (prompt, answer), "the recipe's fields for columns")
+    return Shape(Preference, convert, (prompt, answer), BY_FIELD)
 
 
 def strength_shape(prompt: str, first: str, second: str, strength: str = "") -> Shape:
@@ -240,7 +241,7 @@ def strength_shape(prompt: str, first: str, second: str, strength: str = "") -> 
         return Preference(row_id, origin, (Message("user", str(question)),), str(chosen), str(rejected), abs(number))
 
     columns = (prompt, first, second, *([strength] if strength else []))
-    return Shape(Preference, convert, columns, "the recipe's fields for columns")
+    return Shape(Preference, convert, columns, BY_FIELD)
 
 
 def rated_shape(prompt: str, answer: str, attributes: Sequence[str]) -> Shape:
@@ -256,7 +257,7 @@ def rated_shape(prompt: str, answer: str, attributes: Sequence[str]) -> Shape:
             return Problem("no attribute is rated", "Leave such rows out: --set data.missing=drop", missing=True)
         return Rated(row_id, origin, (Message("user", str(question)),), str(text), ratings)
 
-    return Shape(Rated, convert, (prompt, answer, *attributes[:1]), "the recipe's fields for columns")
+    return Shape(Rated, convert, (prompt, answer, *attributes[:1]), BY_FIELD)
 
 
 def _answer_in(values: dict[str, Any], column: str) -> str | Problem:
@@ -287,7 +288,7 @@ def pair_shape(instruction: str, outputs: tuple[str, str] | tuple[()] = ()) -> S
         asked, first, second = [*map(str, texts), *([] if outputs else ["", ""])]
         return Pair(row_id, origin, asked, first, second)
 
-    return Shape(Pair, convert, (instruction, *outputs), "the recipe's fields for columns")
+    return Shape(Pair, convert, (instruction, *outputs), BY_FIELD)
 
 
 def reasoned_shape(question: str, answer: str, reasoning: str) -> Shape:
@@ -299,7 +300,7 @@ def reasoned_shape(question: str, answer: str, reasoning: str) -> Shape:
             return problem
         return Reasoned(row_id, origin, *map(str, found))
 
-    return Shape(Reasoned, convert, (question, answer, reasoning), "the recipe's fields for columns")
+    return Shape(Reasoned, convert, (question, answer, reasoning), BY_FIELD)
 
 
 def contest_shape(question: str, first: str, second: str, annotators: Sequence[str]) -> Shape:
@@ -368,7 +369,7 @@ def critique_shape(instruction: str, given: str, answer: str, judgment: str, sco
         rated = not is_missing(values.get(score)) and float(points) >= good  # type: ignore[arg-type]
         return Critiqued(row_id, origin, str(asked), str(text), "" if rated else str(said).strip())
 
-    return Shape(Critiqued, convert, (instruction, answer, judgment), "the recipe's fields for columns")
+    return Shape(Critiqued, convert, (instruction, answer, judgment), BY_FIELD)
 
 
 def instruction_shape(instruction: str, given: str) -> Shape:
@@ -378,7 +379,7 @@ def instruction_shape(instruction: str, given: str) -> Shape:
         asked = _instruction_in(values, instruction, given)
         return asked if isinstance(asked, Problem) else Critiqued(row_id, origin, asked, "", "")
 
-    return Shape(Critiqued, convert, (instruction,), "the recipe's fields for columns")
+    return Shape(Critiqued, convert, (instruction,), BY_FIELD)
 
 
 def _instruction_in(values: dict[str, Any], instruction: str, given: str) -> str | Problem:

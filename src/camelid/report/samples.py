@@ -197,4 +197,4 @@ def _choose_samples(split: Split) -> list[Sample]:
         return [ordered[place] for place in sorted({round(turn * last / (SAMPLES - 1)) for turn in range(SAMPLES)})]
     names = sorted(split.kept, key=lambda name: (not name, -split.classes[name]))
     turns = [split.kept[name][turn] for turn in range(KEPT) for name in names if turn < len(split.kept[name])]
-    return turns[:SAMPLES]
+    return list(dict.fromkeys(turns))[:SAMPLES]  # a row may be of several classes

@@ -55,7 +55,7 @@ from camelid.chat import converse
 from camelid.data.columns import Problem, Shape, contest_shape, text_in
 from camelid.dialogues import Debate, Messages, Revision, Transcript, hold_debate, revise
 from camelid.engines import Engine, Sampling, complain_of_engine
-from camelid.errors import UserError, raise_all
+from camelid.errors import UserError, raise_all, try_all
 from camelid.judging import find_score, pick_answers, score_each, score_pairs
 from camelid.metrics import spread_mean
 from camelid.panels import (
@@ -169,14 +169,10 @@ class Recipe(recipe.Recipe):
 
 def check(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run would do, as (name, value) lines; raises UserError with every problem, before any model loads."""
-    problems, lines = [UserError(*complaint) for complaint in _complaints(recipe)], []
-    for look in (_describe_items, _describe_prompts):
-        try:
-            lines += look(recipe)
-        except UserError as error:
-            problems += error.all()
+    looks = {"items": lambda: _describe_items(recipe), "prompts": lambda: _describe_prompts(recipe)}
+    found, problems = try_all(looks, _complaints(recipe))
     raise_all(problems)
-    return lines
+    return [*found["items"], *found["prompts"]]
 
 
 def run(recipe: Recipe, run: Run) -> None:
