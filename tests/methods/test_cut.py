@@ -29,12 +29,8 @@ from camelid.recipe import Plan
 from camelid.report import write_report
 from camelid.rows import Critiqued, Marked, from_json, iterate_rows, to_json
 from camelid.token_flags import cut_pieces, locate_fault, score_detection, score_flags
-from conftest import invoke, make_model, write_jsonl
+from conftest import CHAT_TEMPLATE, invoke, make_model, write_jsonl
 
-TEMPLATE = (
-    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-)
 # "a former American football player </s>" behind c(x, j) and behind c(x)
 JUDGED = [0.82, 0.94, 0.76, 0.99, 0.02, 0.89]
 PLAIN = [0.03, 0.94, 0.93, 0.99, 0.03, 0.85]
@@ -63,7 +59,7 @@ def worked(threshold: float = 1.1, **values: Any) -> tuple[Tensor, Tensor, dict[
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_model(tmp_path_factory.mktemp("cut") / "tiny", seed=0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE.replace("<|end|>", tokenizer.eos_token)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|end|>", tokenizer.eos_token)
     tokenizer.save_pretrained(folder)
     return folder
 

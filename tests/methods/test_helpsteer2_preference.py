@@ -20,19 +20,14 @@ from camelid.heads import Sight, ValueModel
 from camelid.methods.judge import helpsteer2_preference as method
 from camelid.recipe import Plan
 from camelid.rows import Message, iterate_rows
-from conftest import make_model, write_jsonl
-
-TEMPLATE = (
-    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-)
+from conftest import CHAT_TEMPLATE, make_model, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_model(tmp_path_factory.mktemp("reward") / "tiny", seed=0)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE.replace("<|end|>", tokenizer.eos_token)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|end|>", tokenizer.eos_token)
     tokenizer.unk_token = tokenizer.convert_ids_to_tokens(299)  # a classifier of transformers pads with it
     tokenizer.save_pretrained(folder)
     return folder

@@ -31,12 +31,8 @@ from camelid.objectives import rewards
 from camelid.principle import NOT, Principle, read_principles
 from camelid.recipe import Plan
 from camelid.rows import Guided, Judged, Message, Pair, Preference, iterate_rows
-from conftest import make_model, own_rows, write_csv, write_jsonl
+from conftest import CHAT_TEMPLATE, make_model, own_rows, write_csv, write_jsonl
 
-TEMPLATE = (
-    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-)
 KIND = Principle(name="kind", definition="It is kind.", negative="It is rude.")
 LONG = Principle(name="long", definition="It is long.", negative="It is short.")
 BOTH = {"kind": KIND, "long": LONG}
@@ -53,7 +49,7 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parameter.data *= 8 if parameter.ndim > 1 else 1
     model.save_pretrained(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))

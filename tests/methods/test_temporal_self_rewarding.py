@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -28,13 +27,9 @@ from camelid.judges import Answers, Parts, Scored, judge_by_model
 from camelid.preferences import measure_features
 from camelid.rows import Graded, Judged, Preference, iterate_rows
 from camelid.runs import open_run, reopen_run
-from conftest import invoke, make_model, write_jsonl
+from conftest import invoke, make_chat_model, write_jsonl
 
 tsr = methods.load("temporal-self-rewarding")
-TEMPLATE = (
-    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-)
 LN2 = 0.693147
 ROW = Preference("0", "line 1", chat.converse("Why?"), "", "")
 
@@ -192,11 +187,7 @@ def test_the_judge_is_shown_question_and_answer() -> None:
 
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = make_model(tmp_path_factory.mktemp("tsr") / "model", seed=0)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_chat_model(tmp_path_factory.mktemp("tsr") / "model")
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from camelid import bases, chat, data, methods
 from camelid.batches import Tokens
@@ -31,14 +30,10 @@ from camelid.recipe import Plan
 from camelid.report.reasons import collect_reasons
 from camelid.rows import Explained, Labelled, Predicted, Reasoned, iterate_rows
 from camelid.scoring import score
-from conftest import invoke, labelled_rows, make_model, make_tokenizer, write_csv, write_jsonl
+from conftest import CHAT_TEMPLATE, invoke, labelled_rows, make_chat_model, make_tokenizer, write_csv, write_jsonl
 from parity import accuracy, make_base
 
 two_stage = methods.load("two-stage-reasoning")
-TEMPLATE = (
-    "{% for turn in messages %}{{ '#' + turn['role'] + '\n' + turn['content'] + '<|end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '#assistant\n' }}{% endif %}"
-)
 EMOTIONS = ["anger", "joy", "optimism", "sadness"]
 REASON = "The queue made somebody smile. A smile is a sign of joy."
 ROW = Reasoned("7", "line 8", "The queue made me smile", "joy", REASON)
@@ -47,11 +42,7 @@ ROW = Reasoned("7", "line 8", "The queue made me smile", "joy", REASON)
 @pytest.fixture(scope="module")
 def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a chat template."""
-    folder = make_model(tmp_path_factory.mktemp("two-stage") / "tiny", seed=0)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_chat_model(tmp_path_factory.mktemp("two-stage") / "tiny")
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +52,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def chat_tokenizer() -> Any:
     tokenizer = make_tokenizer()
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
