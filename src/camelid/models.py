@@ -26,6 +26,8 @@ from camelid.reading import Reading
 from camelid.recipe import Plan
 from camelid.surgery.attention import take_gradients_in_float32
 from camelid.surgery.depth import is_splittable
+from camelid.surgery.low_rank import shorten_adapters
+from camelid.surgery.norm import shorten_norms
 
 # PEFT's own names for an adapter on a causal LM, so that PeftModel.from_pretrained loads what we save
 PEFT_PREFIX = "base_model.model.model."
@@ -83,6 +85,7 @@ def make_trainable(model: Any, base: Base, plan: Plan, start: Path | None) -> No
     else:
         model.body.requires_grad_(True)
     take_gradients_in_float32(model.trunk)
+    shorten_norms(model.trunk)
     if start is not None:
         _load_weights(model, start, plan.tuning)
     model.origin = _origin_of(base, plan.tuning, bases.resolve_precision(plan.precision))
@@ -261,6 +264,7 @@ def _layer_of(name: str) -> int:
 
 def _add_adapter(model: Any, config: LoraConfig) -> None:
     inject_adapter_in_model(config, model.trunk)
+    shorten_adapters(model.trunk)
     for name, parameter in model.trunk.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.float()
