@@ -24,7 +24,16 @@ from pydantic import ValidationError
 from torch import nn
 
 from camelid import bases, models
-from camelid.batches import Batch, EpochBatches, StreamBatches, Tokens, bucketed_order, collate_rows, sorted_batches
+from camelid.batches import (
+    Batch,
+    EpochBatches,
+    StreamBatches,
+    Tokens,
+    bucketed_order,
+    collate_rows,
+    mix_tasks,
+    sorted_batches,
+)
 from camelid.errors import UserError
 from camelid.labelling import over_epochs
 from camelid.objectives import cross_entropy
@@ -448,8 +457,31 @@ def test_buckets_hold_every_row_once_and_pad_little() -> None:
     assert order == bucketed_order.__wrapped__(lengths, 16, "0 epoch 0")
 
 
+def test_a_step_of_many_tasks_has_rows_of_all_and_micro_batches_of_similar_length() -> None:
+    """Two tasks, one of short rows and one of long ones: bucketed steps hold one task each."""
+    lengths = (10,) * 160 + (50,) * 160
+    collate: Any = list
+    batches = EpochBatches(lengths, collate, epochs=2, batch_rows=16, accumulate=4, seed=0)
+
+    def lengths_in(batches: Any) -> list[list[set[int]]]:
+        """The lengths in each micro-batch of each step of the first epoch."""
+        steps = [batches(step) for step in range(batches.steps_per_epoch)]
+        assert sorted(row for step in steps for micro in step for row in micro) == list(range(320))
+        return [[{lengths[row] for row in micro} for micro in step] for step in steps]
+
+    def count_tasks(steps: list[list[set[int]]]) -> list[int]:
+        return [len({length for micro in step for length in micro}) for step in steps]
+
+    assert count_tasks(lengths_in(batches)).count(1) >= 18
+    mixed = lengths_in(mix_tasks(batches))
+    assert count_tasks(mixed) == [2] * 20
+    # the border between short and long may be in one micro-batch of four
+    assert all(sum(len(micro) > 1 for micro in step) <= 1 for step in mixed)
+
+
 def test_epochs_are_arithmetic() -> None:
-    batches = EpochBatches((3,) * 10, lambda indices: list(indices), epochs=3, batch_rows=4, accumulate=2, seed=0)  # type: ignore[arg-type, return-value]
+    collate: Any = list
+    batches: Any = EpochBatches((3,) * 10, collate, epochs=3, batch_rows=4, accumulate=2, seed=0)
     assert (batches.steps_per_epoch, batches.steps) == (3, 9)
     for epoch in range(3):
         steps = [batches(epoch * 3 + step) for step in range(3)]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from camelid.errors import UserError
 
-BUCKET_BATCHES = 16  # rows are sorted by length within this many batches: little padding, and order stays random
+BUCKET_BATCHES = 16  # rows are sorted by length within this many steps: little padding, and order stays random
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class EpochBatches:
     """Rows in length buckets, shuffled anew each epoch.
 
     `lengths` is one token count a row; `collate(indices)` makes a batch; a step takes `batch_rows` rows and splits
-    them into `accumulate` micro-batches. The last step of an epoch takes what is left.
+    them into `accumulate` micro-batches. The last step of an epoch takes what is left. Rows are sorted among the steps
+    of a `bucket`; with 1 a step has rows of any length, and its micro-batches have similar ones.
     """
 
     lengths: tuple[int, ...]
@@ -107,6 +108,7 @@ class EpochBatches:
     batch_rows: int
     accumulate: int
     seed: int
+    bucket: int = BUCKET_BATCHES
 
     @property
     def steps_per_epoch(self) -> int:
@@ -118,13 +120,19 @@ class EpochBatches:
 
     def __call__(self, step: int) -> list[Batch]:
         epoch, position = divmod(step, self.steps_per_epoch)
-        rows = bucketed_order(self.lengths, self.batch_rows, f"{self.seed} epoch {epoch}")[position]
+        rows = bucketed_order(self.lengths, self.batch_rows, f"{self.seed} epoch {epoch}", self.bucket)[position]
         return [self.collate(part) for part in split_evenly(rows, self.accumulate)]
 
 
 def count_rows(batches: EpochBatches) -> EpochBatches:
     """The batches with their loss divided by rows, not by the labels of the rows."""
     return replace(batches, collate=lambda rows: replace(batches.collate(rows), counts={"loss": len(rows)}))
+
+
+def mix_tasks(batches: EpochBatches) -> EpochBatches:
+    """The batches with rows of every task in each step. Tasks differ in length, so that a step of one length is a step
+    of one task: the model chases the answers of the last one and learns none."""
+    return replace(batches, bucket=1)
 
 
 class PassBatches:
@@ -202,7 +210,9 @@ def split_evenly(rows: Sequence[Any], parts: int) -> list[Sequence[Any]]:
 
 
 @lru_cache(maxsize=4)
-def bucketed_order(lengths: tuple[int, ...], batch_rows: int, seed: str) -> tuple[tuple[int, ...], ...]:
+def bucketed_order(
+    lengths: tuple[int, ...], batch_rows: int, seed: str, bucket_batches: int = BUCKET_BATCHES
+) -> tuple[tuple[int, ...], ...]:
     """Batches of row indices: shuffled, sorted by length within buckets, and the batches shuffled again.
 
     Every index occurs once. Only the last batch of the last bucket may be short, wherever the shuffle puts it.
@@ -210,8 +220,9 @@ def bucketed_order(lengths: tuple[int, ...], batch_rows: int, seed: str) -> tupl
     draw = random.Random(seed)
     order = draw.sample(range(len(lengths)), len(lengths))
     batches: list[tuple[int, ...]] = []
-    for start in range(0, len(order), batch_rows * BUCKET_BATCHES):
-        bucket = sorted(order[start : start + batch_rows * BUCKET_BATCHES], key=lambda row: lengths[row])
+    size = batch_rows * bucket_batches
+    for start in range(0, len(order), size):
+        bucket = sorted(order[start : start + size], key=lambda row: lengths[row])
         batches += [tuple(bucket[at : at + batch_rows]) for at in range(0, len(bucket), batch_rows)]
     draw.shuffle(batches)
     return tuple(batches)

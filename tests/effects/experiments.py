@@ -82,8 +82,10 @@ def seeds_table(runs: dict[str, str]) -> str:
 
 
 def command_of(run: str) -> str:
+    """The command of a run, with the last part of each path in it, also of `--set name=PATH`."""
     command = json.loads((RUNS / run / "manifest.json").read_text())["command"]
-    return shlex.join([Path(part).name if "/" in part else part for part in command])
+    halves = [part.rpartition("=") for part in command]
+    return shlex.join(f"{name}{sign}{Path(value).name if '/' in value else value}" for name, sign, value in halves)
 
 
 def cost_by_stage(folder: Path) -> dict[str, dict[str, float]]:

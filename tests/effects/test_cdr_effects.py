@@ -6,17 +6,14 @@ docs/methods/cdr.md between its markers. A figure that falls short is written as
 
 from __future__ import annotations
 
-import json
-import shlex
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from experiments import RUNS, cost_by_stage, run_or_resume, signed, span, write_figures
+from experiments import RUNS, command_of, cost_by_stage, run_or_resume, signed, span, write_figures
 
 from camelid import bases, chat, data
 from camelid.engines import Question
@@ -48,11 +45,7 @@ def table(name: str, scores: dict[str, Any], *entries: str) -> str:
     facts = f"{counts['pairs']} pairs, seed 0; 95 % bootstrap intervals; {minutes:.0f} minutes of one core."
     length = "; ".join(f"{what} {signed(value)}" for what, value in scores["length"].items())
     clipped = ", ".join(f"{side} {count}" for side, count in counts["clipped tokens"].items())
-    command = json.loads((RUNS / name / "manifest.json").read_text())["command"]
-    command = [Path(part).name if part.startswith("/") else part for part in command]
-    return "\n".join(
-        [*lines, "", facts, f"{length}. Clipped tokens: {clipped}.", "", "```sh", shlex.join(command), "```"]
-    )
+    return "\n".join([*lines, "", facts, f"{length}. Clipped tokens: {clipped}.", "", "```sh", command_of(name), "```"])
 
 
 def processor_seconds(name: str) -> float:

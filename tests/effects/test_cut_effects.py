@@ -6,13 +6,10 @@ of them. A figure that falls short is written as it is.
 
 from __future__ import annotations
 
-import json
-import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments import RUNS, cost_by_stage, run_or_resume, signed, span, write_figures
+from experiments import RUNS, command_of, cost_by_stage, run_or_resume, signed, span, write_figures
 
 from camelid.methods.align import cut
 
@@ -69,15 +66,13 @@ def table(found: dict[str, Any]) -> str:
             first, *rest = (span(system[column]) for column in COLUMNS)
             lines.append(f"| {title} | {shown} | {first} | {signed(against)} | {' | '.join(rest)} |")
     minutes = sum(cost["cpu_seconds"] for cost in cost_by_stage(RUNS / FOLDER).values()) / 60
-    command = json.loads((RUNS / FOLDER / "manifest.json").read_text())["command"]
-    command = [Path(part).name if part.startswith("/") else part for part in command]
     chance = [value_of(found, "trained_rows", name, "flagged_probability") for name in (cut.OURS, MLE)]
     facts = (
         f"{found['held_out']['rows']} answers held out and {found['trained_rows']['rows']} trained on, seed 0; U is "
         f"the untrained model's; 95 % intervals over answers; {minutes:.0f} minutes of one core. On trained "
         f"answers p+ over U is {chance[0] / chance[1]:.2f} of what likelihood alone leaves; hoped for was a half."
     )
-    return "\n".join([*lines, "", facts, "", "```sh", shlex.join(command), "```"])
+    return "\n".join([*lines, "", facts, "", "```sh", command_of(FOLDER), "```"])
 
 
 def value_of(scores: dict[str, Any], entry: str, system: str, column: str) -> float:

@@ -7,12 +7,10 @@ its markers. A figure that falls short is written as it is.
 from __future__ import annotations
 
 import json
-import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
-from experiments import RUNS, cost_by_stage, run_or_resume, signed, span, write_figures
+from experiments import RUNS, command_of, cost_by_stage, run_or_resume, signed, span, write_figures
 
 from camelid import adherence
 from camelid.methods.reinforce import salmon
@@ -46,9 +44,7 @@ def table(name: str, scores: dict[str, Any]) -> str:
         f"{held_out['rows']} decisions on {scores['steering']['questions']} questions, seed 0; 95 % intervals "
         f"over questions; {labels['labels']} labels ({decided}); {minutes:.0f} minutes of one core."
     )
-    command = json.loads((RUNS / name / "manifest.json").read_text())["command"]
-    command = [Path(part).name if part.startswith("/") else part for part in command]
-    return "\n".join([*lines, "", facts, "", "```sh", shlex.join(command), "```"])
+    return "\n".join([*lines, "", facts, "", "```sh", command_of(name), "```"])
 
 
 def measure(name: str, figures: str, **values: Any) -> dict[str, Any]:

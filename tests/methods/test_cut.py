@@ -702,7 +702,7 @@ def test_a_judge_that_says_nothing_is_not_guessed_at() -> None:
         ({"data__train": ""}, "nothing to learn from"),
         ({"rounds": 2}, "go together"),
         ({"data__instructions": "judgments"}, "go together"),
-        ({"plan__keep": "best"}, "need dev scores"),
+        ({"plan__keep": "best"}, "need dev rows"),
         ({"judge__url": "http://127.0.0.1:9/v1"}, "go together"),
         ({"data__judgment": "critique"}, "no column 'critique'"),
         ({"data__test_rows": 3, "data__good": -1.0, "data__score": "output"}, "not a number"),

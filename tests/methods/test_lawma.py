@@ -538,6 +538,22 @@ def test_every_pass_has_rows_of_its_own_and_the_order_of_the_loop() -> None:
         assert torch.equal(got.labels_N, plain.labels_N)
 
 
+@pytest.mark.parametrize("answers", [("r",), ("r", "b")])
+def test_every_step_has_rows_of_tasks_of_any_length(
+    answers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In steps of one length the model chases the task of the last one (measured: it learns none of six)."""
+    given: list[Any] = []
+    monkeypatch.setattr(lawma, "train", lambda model, batches, *rest, **more: given.append(batches))
+    monkeypatch.setattr(labelling, "freeze_states", lambda *arguments: None)
+    made = study(make_tokenizer())
+    rows = [asked("hill " * (1 + 40 * (n % 2)), *answers, number=n) for n in range(64)]
+    plan = made.recipe.plan.model_copy(update={"epochs": 1, "batch_rows": 16, "accumulate": 1})
+    lawma.fit(made, None, tmp_path, rows, [], plan)
+    sizes = [set(batch.mask_BT.sum(dim=1).tolist()) for step in range(4) for batch in given[0](step)]
+    assert all(len(each) == 2 for each in sizes)
+
+
 def test_few_rows_are_drawn_of_each_task_and_are_part_of_more() -> None:
     rows = [*rows_of({"A": 9, "B": 9}, "one"), *rows_of({"A": 3}, "two")]
     few, more, other = (draw_each(rows, count, f"{seed} curve") for count, seed in ((2, 0), (5, 0), (5, 1)))

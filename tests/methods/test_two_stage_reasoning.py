@@ -690,7 +690,7 @@ def test_the_demo_needs_no_named_data() -> None:
     ({"answers": "score", "force_label": True}, "nothing to force"),
     ({"answers": "score", "votes": 3}, "nothing to force"),
     ({"votes": 3, "temperature": 0.0}, "are all the same"),
-    ({"plan__keep": "best"}, "do not have in training"),
+    ({"plan__keep": "best"}, "need dev rows"),
     ({"data__train": "emotion:test"}, "split for scores"),
     ({"generator__rows": "emotion"}, "reasoned answers are wanted"),
     ({"generator__rows": "nothing.csv"}, "there is no file nothing.csv"),

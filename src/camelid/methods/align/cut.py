@@ -61,7 +61,7 @@ from camelid.rows import Critiqued, Marked, Prompt
 from camelid.runs import Run, slug
 from camelid.sides import Side
 from camelid.token_flags import cut_pieces, cut_rows, locate_fault, score_detection, score_flags
-from camelid.training import train
+from camelid.training import complain_of_plan, train
 
 Layout = Literal["sections", "chat"]
 Flag = Callable[[Tensor, Tensor], Tensor]
@@ -498,7 +498,7 @@ def parse_judgment(text: str) -> Parsed:
 
 def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     """Fields that contradict each other, as (what, fix)."""
-    found, values, plan = sides.complain_of("judge", recipe.judge), recipe.data, recipe.plan
+    found, values = sides.complain_of("judge", recipe.judge), recipe.data
     if not (values.train or recipe.rounds):
         what = "there is nothing to learn from"
         found.append((what, "Give judged answers (--data FILE), or online rounds (--rounds 3 --instructions FILE)."))
@@ -507,9 +507,7 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     if recipe.rounds and (recipe.engine.kind != "local" or recipe.engine.ray):
         what = "the model that is trained answers by itself, and engine.kind is not local"
         found.append((what, "Leave engine.kind; a judge at an endpoint is named by judge.url and judge.name."))
-    if plan.keep != "last" or plan.patience is not None:
-        found.append(("plan.keep and plan.patience need dev scores, and there are none", "Leave them out."))
-    return found
+    return found + complain_of_plan(recipe.plan)
 
 
 def _forecast(recipe: Recipe, base: bases.Base, split: Split, drawn: list[list[Critiqued]]) -> list[tuple[str, str]]:

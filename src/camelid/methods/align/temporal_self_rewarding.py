@@ -77,7 +77,7 @@ from camelid.recipe import Data
 from camelid.rows import Graded, Message, Predicted, Preference
 from camelid.runs import Run, slug
 from camelid.sides import Side
-from camelid.training import train
+from camelid.training import complain_of_plan, train
 from camelid.verify.form import Form, count_words, grade_form
 
 OURS, PLAIN, START = "temporal self-rewarding", "self-rewarding", "start"
@@ -639,8 +639,7 @@ def complaints(recipe: Recipe) -> list[tuple[str, str]]:
     found = [] if recipe.data.train else [("no prompts are named", "Add --data FILE, or --data with a named set.")]
     if recipe.engine.kind != "local" or recipe.engine.ray:
         found.append(("M_0, M_i and M_f are adapters, which only the local engine reads", "Set engine.kind to local."))
-    if recipe.plan.keep != "last" or recipe.plan.patience is not None:
-        found.append(("plan.keep and plan.patience need dev rows, and DPO has none here", "Leave them out."))
+    found += complain_of_plan(recipe.plan)
     if recipe.start and not (Path(recipe.start) / "handle.json").is_file():
         found.append((f"{recipe.start} holds no trained model (no handle.json)", "Give a folder of an earlier run."))
     if recipe.judge == "reward" and not recipe.reward_model:

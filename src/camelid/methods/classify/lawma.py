@@ -47,7 +47,7 @@ from pydantic import Field
 
 from camelid import baselines, bases, engines, forecast, labelling, models, recipe, task_scores
 from camelid.annotation import softmax
-from camelid.batches import PassBatches, Tokens
+from camelid.batches import PassBatches, Tokens, mix_tasks
 from camelid.chat import converse, encode_prompt
 from camelid.engines import Engine, Question, Sampling
 from camelid.engines.local import LocalEngine
@@ -268,8 +268,8 @@ def fit(study: Study, model: Any, folder: Path, rows: Sequence[Asked], dev: Sequ
     def make(epoch: int) -> Any:
         tokens = [tell(study, row, epoch, plan.seed) for row in rows]
         if varies:
-            return labelling.over_epochs(tokens, plan, pad)
-        return labelling.over_unvaried(model, tokens, plan, pad)
+            return mix_tasks(labelling.over_epochs(tokens, plan, pad))
+        return mix_tasks(labelling.over_unvaried(model, tokens, plan, pad))
 
     batches = PassBatches(make) if varies else make(0)
 

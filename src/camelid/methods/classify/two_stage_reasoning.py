@@ -56,7 +56,7 @@ from camelid.rows import Explained, Judged, Labelled, Message, Predicted, Reason
 from camelid.runs import Run, slug
 from camelid.sampling import sample
 from camelid.scoring import score
-from camelid.training import train
+from camelid.training import complain_of_plan, train
 
 Messages = tuple[Message, ...]
 OURS, PLAIN, HEAD = "reasoning, then label", "label alone", "label supervision"
@@ -444,8 +444,7 @@ def complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "answers = score leaves nothing to force or to vote on", "Leave out force_label and votes."
     if recipe.votes > 1 and not recipe.temperature:
         yield "votes of replies at temperature 0 are all the same", "Raise temperature, or leave out votes."
-    if recipe.plan.keep != "last" or recipe.plan.patience is not None:
-        yield "plan.keep and plan.patience look at a score that students do not have in training", "Leave them out."
+    yield from complain_of_plan(recipe.plan)
 
 
 def describe(recipe: Recipe, splits: Splits, base: bases.Base, given: Sequence[Reasoned]) -> list[tuple[str, str]]:

@@ -516,16 +516,17 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
             found.append((f"{what}, which only the local engine reads", "Set engine.kind to local, without ray."))
     if recipe.tune and not recipe.data.prompts:
         found.append(("there are no questions to build pairs for, on which to tune", "Name some: --prompts FILE"))
-    if recipe.tune and (recipe.policy.url or plan.keep != "last" or plan.patience is not None):
-        what = "a policy is tuned here, on this machine and without dev rows"
-        found.append((what, "Leave out policy.url, plan.keep and plan.patience."))
+    if recipe.tune and recipe.policy.url:
+        found.append(("a policy is tuned on this machine, not at an endpoint", "Leave out policy.url."))
+    if recipe.tune or is_made(recipe):
+        found += complain_of_plan(plan)
     if recipe.made_by == "preferences" and recipe.gap_steps:
         found.append(("gap_steps belong to models made by answers", "Leave them out, or set made_by to answers."))
     if is_made(recipe):
         if not recipe.data.train:
             what, fix = "no pairs are named to train the two models on", "Give --data, or name a pair (strong, weak)."
             found.append((what, fix))
-        return found + complain_of_plan(plan)
+        return found
     if not (recipe.data.train or recipe.data.test or recipe.data.prompts):
         found.append(("no rows are named", "Give pairs (--data), or questions to build pairs for (--prompts)."))
     with suppress(UserError):  # `open_pair` says that no model is there

@@ -51,7 +51,7 @@ from camelid.heads import load_head
 from camelid.reading import pad_id
 from camelid.rows import Preference, Rated
 from camelid.runs import Run, slug
-from camelid.training import train
+from camelid.training import complain_of_plan, train
 
 Form = Literal["bt", "margin_bt", "scaled_bt"]
 REGRESSION, EXPO, LONGER = "regression", "ExPO", "longer answer"
@@ -400,7 +400,7 @@ def correlate_length(test: Sequence[Preference], rewards: list[list[float]]) -> 
 
 def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
     """Fields that contradict each other, as (what, fix)."""
-    found, values, plan = [], recipe.data, recipe.plan
+    found, values = [], recipe.data
     if not (values.ratings and values.train):
         found.append(("ratings and pairs are both needed", "Give --set data.ratings=FILE and --data FILE (the pairs)."))
     if recipe.weights and len(recipe.weights) != len(recipe.attributes):
@@ -408,8 +408,4 @@ def _complaints(recipe: Recipe) -> list[tuple[str, str]]:
         found.append((what, "Give one for each, or none for 1 each."))
     if recipe.strong not in recipe.forms:
         found.append((f"strong = {recipe.strong!r} is none of the forms that are trained", "Add it to forms."))
-    if plan.keep != "last" or plan.patience is not None:
-        found.append(
-            ("plan.keep and plan.patience need dev scores while training, and there are none", "Leave them out.")
-        )
-    return found
+    return found + complain_of_plan(recipe.plan)
