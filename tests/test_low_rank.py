@@ -55,7 +55,7 @@ def test_values_and_gradients_are_those_of_peft(bias: bool, shape: tuple[int, ..
         torch.testing.assert_close(trunk["q"](x), wanted["y"])
 
 
-def test_in_bfloat16_it_is_nearer_to_float32_than_peft(tmp_path: Path) -> None:
+def test_in_bfloat16_it_is_nearer_to_float32_than_peft() -> None:
     """Fewer roundings: B A x is not rounded before it is added."""
     errors = dict[str, Tensor]()
     x = torch.randn(64, 6, generator=NORMAL.manual_seed(1)).bfloat16()
@@ -73,6 +73,16 @@ def test_in_bfloat16_it_is_nearer_to_float32_than_peft(tmp_path: Path) -> None:
         assert all(gap.max() < 2**-6 for gap in gaps.values())
         errors[name] = gaps["y"].mean()
     assert errors["ours"] <= errors["peft"]
+
+
+def test_autocast_says_in_what_it_is_computed() -> None:
+    trunk, x = layer(True), torch.randn(4, 6, generator=NORMAL.manual_seed(1))
+    shorten_adapters(trunk)
+    assert trunk["q"](x).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert trunk["q"](x).dtype == torch.bfloat16
+        with torch.no_grad():
+            torch.testing.assert_close(trunk["q"](x), trunk["q"](x.bfloat16()))
 
 
 def test_what_is_more_than_the_equation_is_left_to_peft(monkeypatch: pytest.MonkeyPatch) -> None:
