@@ -80,6 +80,6 @@ def test_check_8_one_principle_and_its_negation() -> None:
     concise = salmon.read_principles("measured")["concise"]
     values = "\n".join(f"{name} = {json.dumps(value)}" for name, value in concise.model_dump().items())
     path.write_text(f"[[principle]]\n{values}\n", encoding="utf-8")
-    ours = measure("salmon-one", "one", principles=str(path), plan__learning_rate=5e-4)
+    ours = measure("salmon-one", "one", principles=str(path), plan__learning_rate=5e-4, plan__epochs=1)
     assert ours["accuracy"]["low"] > 0.5
     assert ours["flip_rate"]["low"] > 0.05
