@@ -962,6 +962,8 @@ def test_rows_of_every_kind_can_be_read() -> None:
     """A pair shows its question and both answers, flags and annotations stand as labels; nothing is raw JSON."""
     pair = {"prompt": [{"role": "user", "content": "Why?"}], "chosen": "So.", "rejected": "No."}
     assert show_sample(pair).text == "Why?\n\nchosen: So.\n\nrejected: No."
+    assert show_sample(pair | {"chosen": ""}).text == "Why?\n\nchosen: \n\nrejected: No."
+    assert show_sample(pair | {"chosen": "", "rejected": ""}).text == "Why?"
     flagged = {"messages": [{"role": "user", "content": "Go away"}], "flags": {"H": False, "HR": True}}
     assert (show_sample(flagged).text, show_sample(flagged).label) == ("Go away", "HR")
     assert name_classes({"flags": {"H": False}}) == ["none"]

@@ -626,6 +626,8 @@ def test_a_loop_picks_wins_and_makes_preferences(finished: Any) -> None:
     page = (folder / "report.html").read_text()
     assert "Responses and feedback" in page
     assert "step 2 of question 0 8" in page
+    assert "No systems were compared" in page
+    assert "rejected: \n" not in page, "questions have no answers to show"
 
 
 def test_files_for_trainers(finished: Any) -> None:

@@ -67,8 +67,10 @@ def write_texts(row: Mapping[str, Any]) -> str:
     """The texts of a row of any kind, to be read: a preference with its guide, a contest turn by turn, or its text."""
     if "chosen" in row:
         question = row["prompt"][-1]["content"] if row["prompt"] else ""
-        guide = "".join(f"what counts: {text}\n\n" for text in row.get("guide") or ())
-        return f"{question}\n\n{guide}chosen: {row['chosen']}\n\nrejected: {row['rejected']}"
+        guide = [f"what counts: {text}" for text in row.get("guide") or ()]
+        is_answered = row["chosen"] or row["rejected"]  # questions that are yet to be answered have neither
+        answers = [f"chosen: {row['chosen']}", f"rejected: {row['rejected']}"] if is_answered else []
+        return "\n\n".join([question, *guide, *answers])
     if "questions" in row:
         turns = zip(row["questions"], row["first"], row["second"], strict=True)
         return "\n\n".join(f"{asked}\n\nfirst: {first}\n\nsecond: {second}" for asked, first, second in turns)
