@@ -51,6 +51,10 @@ effects: $(DEV_STAMP) ## the long real experiments; results into docs/
 bench: $(DEV_STAMP) ## side by side with what one would use instead; JSON lines into bench/results.jsonl
 	$(BIN)/python bench/ls_llama.py
 	$(BIN)/python bench/attention.py
+	$(BIN)/python bench/engines.py
+	$(BIN)/python bench/lawma.py
+	$(BIN)/python bench/preferences.py
+	$(BIN)/python bench/wildlife_lts.py
 
 clean: ## remove the environment and caches
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache
