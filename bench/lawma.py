@@ -117,6 +117,7 @@ def train_theirs(job: Job, *, tuned: bool, bfloat16: bool) -> dict[str, float]:
             "train_sampling_strategy": "group_by_length",
             "learning_rate": plan.learning_rate,
             "lr_scheduler_type": plan.schedule,
+            "warmup_steps": round(plan.warmup * -(-len(job.tokens) // plan.batch_rows) * job.epochs),
             "weight_decay": plan.weight_decay,
             "bf16": bfloat16,
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
 from camelid import bases, models
 from camelid.recipe import Plan
@@ -75,11 +78,34 @@ def test_gains_that_are_trained_get_their_gradient() -> None:
     assert trunk["norm"].weight.grad is not None
 
 
+def test_a_short_norm_can_be_copied_and_pickled() -> None:
+    trunk = norm(torch.bfloat16)
+    shorten_norms(trunk)
+    for again in (copy.deepcopy(trunk), pickle.loads(pickle.dumps(trunk))):
+        again["norm"].weight.data.zero_()
+        assert not value_and_gradient(again, torch.bfloat16)[0].any()
+        assert value_and_gradient(trunk, torch.bfloat16)[0].any()
+
+
+def test_without_a_gradient_it_is_the_module_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = norm(torch.bfloat16)
+    shorten_norms(trunk)
+    asked = list[str]()
+    monkeypatch.setattr(LlamaRMSNorm, "forward", lambda self, x: asked.append("own") or x)
+    with torch.no_grad():
+        value = torch.ones(SHAPE, dtype=torch.bfloat16, requires_grad=True)
+        trunk["norm"](value)
+    trunk["norm"](value.detach())
+    assert asked == ["own", "own"]
+
+
 def test_norms_of_another_equation_stay_as_they_are(tiny_model: Path) -> None:
     other = norm(torch.float32, GemmaRMSNorm)
     other["norm"].variance_epsilon = 1e-5
-    shorten_norms(other)
-    assert "forward" not in vars(other["norm"])
+    gated = norm(torch.float32, Qwen3NextRMSNormGated)
+    for trunk in (other, gated):
+        shorten_norms(trunk)
+        assert "forward" not in vars(trunk["norm"])
     model = models.language_model(bases.open_base(str(tiny_model)), {}, Plan())
     layers = model.trunk.config.num_hidden_layers
     assert sum("forward" in vars(module) for module in model.trunk.modules()) == 2 * layers + 1

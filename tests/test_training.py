@@ -31,7 +31,7 @@ from camelid.batches import (
     Tokens,
     bucketed_order,
     collate_rows,
-    mix_tasks,
+    mix_lengths,
     sorted_batches,
 )
 from camelid.errors import UserError
@@ -457,8 +457,8 @@ def test_buckets_hold_every_row_once_and_pad_little() -> None:
     assert order == bucketed_order.__wrapped__(lengths, 16, "0 epoch 0")
 
 
-def test_a_step_of_many_tasks_has_rows_of_all_and_micro_batches_of_similar_length() -> None:
-    """Two tasks, one of short rows and one of long ones: bucketed steps hold one task each."""
+def test_a_step_may_have_rows_of_any_length_and_micro_batches_of_similar_length() -> None:
+    """Of short and long rows bucketed steps hold one kind each."""
     lengths = (10,) * 160 + (50,) * 160
     collate: Any = list
     batches = EpochBatches(lengths, collate, epochs=2, batch_rows=16, accumulate=4, seed=0)
@@ -469,12 +469,12 @@ def test_a_step_of_many_tasks_has_rows_of_all_and_micro_batches_of_similar_lengt
         assert sorted(row for step in steps for micro in step for row in micro) == list(range(320))
         return [[{lengths[row] for row in micro} for micro in step] for step in steps]
 
-    def count_tasks(steps: list[list[set[int]]]) -> list[int]:
+    def count_kinds(steps: list[list[set[int]]]) -> list[int]:
         return [len({length for micro in step for length in micro}) for step in steps]
 
-    assert count_tasks(lengths_in(batches)).count(1) >= 18
-    mixed = lengths_in(mix_tasks(batches))
-    assert count_tasks(mixed) == [2] * 20
+    assert count_kinds(lengths_in(batches)).count(1) >= 18
+    mixed = lengths_in(mix_lengths(batches))
+    assert count_kinds(mixed) == [2] * 20
     # the border between short and long may be in one micro-batch of four
     assert all(sum(len(micro) > 1 for micro in step) <= 1 for step in mixed)
 

@@ -129,9 +129,9 @@ def count_rows(batches: EpochBatches) -> EpochBatches:
     return replace(batches, collate=lambda rows: replace(batches.collate(rows), counts={"loss": len(rows)}))
 
 
-def mix_tasks(batches: EpochBatches) -> EpochBatches:
-    """The batches with rows of every task in each step. Tasks differ in length, so that a step of one length is a step
-    of one task: the model chases the answers of the last one and learns none."""
+def mix_lengths(batches: EpochBatches) -> EpochBatches:
+    """The batches with rows of any length in each step. Of many tasks, which differ in length, a step of one length is
+    a step of one task, and the model chases the answers of the last one."""
     return replace(batches, bucket=1)
 
 

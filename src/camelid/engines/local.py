@@ -192,7 +192,7 @@ def open_local(
         if precision == "float32":
             trained = models.merge(trained)
         else:  # the base's weights lie on the grid of bfloat16, and a small product would be rounded away from them
-            weights += " beside"
+            weights += " beside, one rounding"
         lm = trained.lm
     return LocalEngine(lm, base.tokenizer, weights=weights, batching=engine.batching, cache=cache)
 

@@ -6,7 +6,8 @@ needs is x and one number a row (docs/decisions/0017). Values are transformers' 
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -37,8 +38,8 @@ class _RMSNorm(torch.autograd.Function):
 def shorten_norms(trunk: nn.Module) -> None:
     """Let a trunk's RMS norms take their gradient as above; norms that compute anything else stay as they are."""
     for module in trunk.modules():
-        if hasattr(module, "variance_epsilon") and _is_plain(module):
-            module.forward = MethodType(_forward, module)
+        if hasattr(module, "variance_epsilon") and "forward" not in vars(module) and _is_plain(module):
+            module.forward = partial(_forward, module)  # a bound method could not be unpickled
 
 
 def _forward(self: Any, x: Tensor) -> Tensor:
@@ -49,7 +50,9 @@ def _forward(self: Any, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _is_plain(module: Any) -> bool:
-    """Whether the module computes the equation, bit for bit."""
+    """Whether the module computes the equation, bit for bit, of its input alone (gated norms read a gate as well)."""
+    if len(signature(module.forward).parameters) != 1:
+        return False
     weight = module.weight
     x = torch.linspace(-2, 3, 2 * len(weight), dtype=weight.dtype, device=weight.device).view(2, -1)
     return torch.equal(module(x), _RMSNorm.apply(x, weight, module.variance_epsilon))  # type: ignore[arg-type]

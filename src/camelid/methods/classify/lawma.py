@@ -23,8 +23,8 @@ documents x with the right answers Y_tx of some tasks.
 
 Differs from the paper in:
  - Low-rank adapters at 7e-4 for 135M parameters, where the paper trains 8B and 70B whole at 2e-6 (`--scale paper`).
- - Steps have rows of all tasks, their micro-batches rows of similar length. The paper packs 8k tokens, and rows in a
-   pack read each other.
+ - Steps take rows of any task and length, their micro-batches rows of similar length. The paper packs 8k tokens, and
+   rows in a pack read each other.
  - Pairs of capitals where K > 26; the reference takes Chinese characters, of which small vocabularies have few.
  - The drawn answer changes from pass to pass (the reference: drawn once).
  - The decay ends at zero (paper: at 10 % of the rate), and early stopping looks at epochs (paper: at tenths of one).
@@ -48,7 +48,7 @@ from pydantic import Field
 
 from camelid import baselines, bases, engines, forecast, labelling, models, recipe, task_scores
 from camelid.annotation import softmax
-from camelid.batches import PassBatches, Tokens, mix_tasks
+from camelid.batches import PassBatches, Tokens, mix_lengths
 from camelid.chat import converse, encode_prompt
 from camelid.engines import Engine, Question, Sampling
 from camelid.engines.local import LocalEngine
@@ -269,8 +269,8 @@ def fit(study: Study, model: Any, folder: Path, rows: Sequence[Asked], dev: Sequ
     def make(epoch: int) -> Any:
         tokens = [tell(study, row, epoch, plan.seed) for row in rows]
         if varies:
-            return mix_tasks(labelling.over_epochs(tokens, plan, pad))
-        return mix_tasks(labelling.over_unvaried(model, tokens, plan, pad))
+            return mix_lengths(labelling.over_epochs(tokens, plan, pad))
+        return mix_lengths(labelling.over_unvaried(model, tokens, plan, pad))
 
     batches = PassBatches(make) if varies else make(0)
 
