@@ -686,7 +686,7 @@ def test_contradictions_are_named_before_a_run(
 
 
 def test_what_a_run_would_do(chat_model: Path, pairs_csv: Path) -> None:
-    lines = dict(salmon.check(methods.resolve("salmon", options(chat_model, pairs_csv, passes=2))))
+    lines = dict(salmon.check(methods.resolve("salmon", options(chat_model, pairs_csv, passes=2, plan__epochs=1))))
     assert lines["principles"] == "4: concise, specific, varied, methodical; 0 are asked for, the rest measured"
     assert lines["pairs"] == "train 16, test 8; general preferences 0"
     assert lines["steps"] == "at most 8 of 4 labels"
