@@ -6,6 +6,7 @@ import csv
 import json
 import random
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -538,19 +539,27 @@ def test_every_pass_has_rows_of_its_own_and_the_order_of_the_loop() -> None:
         assert torch.equal(got.labels_N, plain.labels_N)
 
 
-@pytest.mark.parametrize("answers", [("r",), ("r", "b")])
-def test_every_step_has_rows_of_tasks_of_any_length(
-    answers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In steps of one length the model chases the task of the last one (measured: it learns none of six)."""
+@pytest.fixture
+def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The batches that `fit` would train on, of rows and changes of the plan."""
     given: list[Any] = []
     monkeypatch.setattr(lawma, "train", lambda model, batches, *rest, **more: given.append(batches))
     monkeypatch.setattr(labelling, "freeze_states", lambda *arguments: None)
     made = study(make_tokenizer())
+
+    def fit(rows: Sequence[Any], **changes: Any) -> Any:
+        lawma.fit(made, None, tmp_path, rows, [], made.recipe.plan.model_copy(update=changes))
+        return given[-1]
+
+    return fit
+
+
+@pytest.mark.parametrize("answers", [("r",), ("r", "b")])
+def test_every_step_has_rows_of_tasks_of_any_length(answers: tuple[str, ...], fitted: Callable[..., Any]) -> None:
+    """In steps of one length, and so of one task, the model would chase the answers of the last one."""
     rows = [asked("hill " * (1 + 40 * (n % 2)), *answers, number=n) for n in range(64)]
-    plan = made.recipe.plan.model_copy(update={"epochs": 1, "batch_rows": 16, "accumulate": 1})
-    lawma.fit(made, None, tmp_path, rows, [], plan)
-    sizes = [set(batch.mask_BT.sum(dim=1).tolist()) for step in range(4) for batch in given[0](step)]
+    batches = fitted(rows, epochs=1, batch_rows=16, accumulate=1)
+    sizes = [set(batch.mask_BT.sum(dim=1).tolist()) for step in range(4) for batch in batches(step)]
     assert all(len(each) == 2 for each in sizes)
 
 
@@ -563,18 +572,11 @@ def test_few_rows_are_drawn_of_each_task_and_are_part_of_more() -> None:
 
 
 @pytest.mark.parametrize("answers", [("r",), ("r", "b")])
-def test_passes_differ_where_a_row_has_several_answers(
-    answers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passes_differ_where_a_row_has_several_answers(answers: tuple[str, ...], fitted: Callable[..., Any]) -> None:
     """And where it has one, every pass has the same rows."""
-    given: list[Any] = []
-    monkeypatch.setattr(lawma, "train", lambda model, batches, *rest, **more: given.append(batches))
-    monkeypatch.setattr(labelling, "freeze_states", lambda *arguments: None)
-    made = study(make_tokenizer())
     rows = [asked(f"hill {n}", *answers, number=n) for n in range(12)]
-    plan = made.recipe.plan.model_copy(update={"epochs": 2, "batch_rows": 12, "accumulate": 1})
-    lawma.fit(made, None, tmp_path, rows, [], plan)
-    told = [sorted(given[0](step)[0].ids_BT.tolist()) for step in range(2)]
+    batches = fitted(rows, epochs=2, batch_rows=12, accumulate=1)
+    told = [sorted(batches(step)[0].ids_BT.tolist()) for step in range(2)]
     assert (told[0] == told[1]) == (len(answers) == 1)
 
 

@@ -269,8 +269,10 @@ def fit(study: Study, model: Any, folder: Path, rows: Sequence[Asked], dev: Sequ
     def make(epoch: int) -> Any:
         tokens = [tell(study, row, epoch, plan.seed) for row in rows]
         if varies:
-            return mix_lengths(labelling.over_epochs(tokens, plan, pad))
-        return mix_lengths(labelling.over_unvaried(model, tokens, plan, pad))
+            batches = labelling.over_epochs(tokens, plan, pad)
+        else:
+            batches = labelling.over_unvaried(model, tokens, plan, pad)
+        return mix_lengths(batches)
 
     batches = PassBatches(make) if varies else make(0)
 
