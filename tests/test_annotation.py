@@ -16,6 +16,7 @@ from camelid.annotation import (
     compare_both_ways,
     count_outcomes,
     count_places,
+    count_turned,
     draw_order,
     sample_votes,
     score_answers,
@@ -238,6 +239,20 @@ def test_a_judge_of_places_is_found(shares: tuple[float, ...], place: str) -> No
             check_places(judged)
     else:
         check_places(judged)
+
+
+def test_turns_with_the_order_by_hand() -> None:
+    """Shares are of the answer shown first: the same one wins twice where just one of the two is above a half."""
+    pairs = [(0.9, 0.2), (0.1, 0.8), (0.9, 0.8), (0.3, 0.4)]
+    judged = [
+        Judged(str(at), "x", "value", 0.5, "", shares={"straight": one, "swapped": other})
+        for at, (one, other) in enumerate(pairs)
+    ]
+    found = count_turned([*judged, Judged("drawn", "x", "value", 0.5, "", shares={"straight": 0.9})])
+    assert found is not None
+    assert found["value"] == 0.5
+    assert count_turned(judged[:2])["value"] == 0  # type: ignore[index]
+    assert count_turned([]) is None
 
 
 def test_impossible_tokens_are_raised_to_a_floor_and_counted() -> None:

@@ -7,7 +7,7 @@ import pytest
 from camelid import asking
 from camelid.engines import Question, Scored
 from camelid.engines.scripted import ScriptedEngine
-from camelid.labellers import Words, ask_model, count_paid, is_out_of_budget, parse_word, tell_known
+from camelid.labellers import Words, ask_model, count_paid, is_out_of_budget, parse_exactly, parse_word, tell_known
 from camelid.rows import Judged, Member
 
 WORDS = Words("relevant", "not relevant")
@@ -66,10 +66,18 @@ def test_replies(reply: str, value: bool | None) -> None:
 
 
 def test_one_word_is_part_of_the_other() -> None:
-    read = lambda text: parse_word(text, Words("relevant animal", "not a relevant animal")).value  # noqa: E731
-    assert [read(text) for text in ("not a relevant animal", "Relevant animal.", "This is a relevant animal", "")] == [
-        False, True, None, None
-    ]  # fmt: skip
+    """The card's check 5; as the authors read replies, all that is not the very word is "not relevant"."""
+    words = Words("relevant animal", "not a relevant animal")
+    replies = ["not a relevant animal", "Relevant animal.", "This is a relevant animal", ""]
+    assert [parse_word(text, words).value for text in replies] == [False, True, None, None]
+    assert [parse_exactly(text, words).value for text in replies] == [False, False, False, False]
+    assert parse_exactly(" relevant animal\n", words).value is True
+
+
+def test_replies_that_are_read_to_the_letter() -> None:
+    replies = ["relevant", "Relevant.", "relevant, I think", "not relevant"]
+    judged = ask_model(ScriptedEngine(replies), members(4), lambda row: row.text, WORDS, "exact")
+    assert [(one.outcome, one.value) for one in judged] == [("value", True), *[("value", False)] * 3]
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

@@ -19,7 +19,7 @@ from camelid import metrics
 from camelid.annotation import draw_order
 from camelid.errors import UserError
 from camelid.evaluation import Scored, Scorer, evaluate
-from camelid.preferences import ORDER, find_best
+from camelid.preferences import ORDER, break_down, find_best
 from camelid.principle import MEASURES, NOT, Principle, state, turn_round
 from camelid.rows import Guided, Message, Pair, Predicted
 from camelid.runs import Run, slug
@@ -42,8 +42,8 @@ def measure_adherence(
     """Decisions on pairs under each principle and its negation, by rewards and by what cannot read or follow them.
 
     `reward` gives rewards_NG of N (question, answer) under each of G guides. `further` systems are opened when they are
-    needed. The scores are "held_out", "by_principle" and "steering". Raises UserError where no principle tells two
-    answers apart.
+    needed. The scores are "held_out", "by_principle", "steering" and those of `break_down`. Raises UserError where no
+    principle tells two answers apart.
     """
     held = run.rows("held-out/decisions", lambda: hold_out(rows, grades, principles))
     if not held:
@@ -75,6 +75,8 @@ def measure_adherence(
     scorer, trained = score_by([question_of(row) for row in held[::2]]), {OURS, BLIND, OTHER}
     compared = cache(lambda: evaluate(systems, ORDER, OURS, "principles", trained=trained, scorer=scorer))
     run.scores("held_out", lambda: {"split": "held-out/decisions", **compared()})
+    shown = {name: [choosers[name](row) for row in held] for name in (OURS, BLIND, LONGER)}
+    break_down(run, held, shown, OURS)
     run.scores("by_principle", lambda: tabulate_principles(held, systems[OURS]))
     run.scores("steering", lambda: compare_picks(principles, answers, by_form.__getitem__))
 

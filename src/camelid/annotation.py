@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from camelid.agreement import majority_vote
 from camelid.engines import Choice, Completion, Engine, Question, Sampling, Scored, may_pass
 from camelid.errors import UserError
+from camelid.metrics import spread_mean
 from camelid.parsing import Parsed, Parser, read_reply
 from camelid.rows import Judged, Message, Predicted, Prompt
 from camelid.sampling import GREEDY, sample
@@ -207,6 +210,15 @@ def count_places(judged: Sequence[Judged]) -> float | None:
     """How often `weigh_pairs` found the answer shown first the better one: 0.5 where no place is liked more."""
     first = [share > 0.5 for one in judged for share in one.shares.values()]
     return sum(first) / len(first) if first else None
+
+
+def count_turned(judged: Sequence[Judged]) -> dict[str, Any] | None:
+    """The share, with its interval, of pairs whose better answer changed with the order; None if none had both orders.
+
+    A judge that likes a place turns wherever the two answers are near each other.
+    """
+    both = [list(one.shares.values()) for one in judged if len(one.shares) == 2]
+    return spread_mean(np.array([(one > 0.5) == (other > 0.5) for one, other in both], float)) if both else None
 
 
 def check_rule(rows: Sequence[Any], rule: Callable[[Any], Any], name: str) -> list[Judged]:

@@ -19,6 +19,7 @@ from camelid.rows import PASSING, Judged, Labelled, Member, iterate_rows
 from camelid.runs import Run
 
 Labeller = Callable[[Sequence[Member]], list[Judged]]
+Answers = Literal["score", "generate", "exact"]
 WORD_TOKENS = 24  # a reply of one of two words, and some of what a chatty model says instead
 
 
@@ -41,12 +42,12 @@ def tell_known(rows: Sequence[Member], flip_positive: float, flip_negative: floa
 
 
 def ask_model(
-    engine: Engine, rows: Sequence[Member], prompt_of: PromptOf, words: Words, answers: Literal["score", "generate"]
+    engine: Engine, rows: Sequence[Member], prompt_of: PromptOf, words: Words, answers: Answers
 ) -> list[Judged]:
-    """The likelier of the two words behind the prompt, or the one that the model writes."""
-    if answers == "generate":
-        sampling = Sampling(max_tokens=WORD_TOKENS)
-        return annotate(engine, rows, prompt_of, lambda text: parse_word(text, words), sampling=sampling, what="")
+    """The likelier of the two words behind the prompt, or what the model writes: see PARSERS."""
+    if answers in PARSERS:
+        read, sampling = PARSERS[answers], Sampling(max_tokens=WORD_TOKENS)
+        return annotate(engine, rows, prompt_of, lambda text: read(text, words), sampling=sampling, what="")
     found = choose(engine, rows, prompt_of, {word: word for word in (words.relevant, words.other)}, what="")
     return [replace(one, value=one.value == words.relevant) if one.outcome == "value" else one for one in found]
 
@@ -59,6 +60,14 @@ def parse_word(text: str, words: Words) -> Parsed:
         if said in (relevant, other)
         else Parsed("malformed", detail="is neither of the two words")
     )
+
+
+def parse_exactly(text: str, words: Words) -> Parsed:
+    """Relevant where the reply is that word to the letter, and everything else is not: what cannot be read, too."""
+    return Parsed("value", text.strip() == words.relevant)
+
+
+PARSERS: dict[str, Callable[[str, Words], Parsed]] = {"generate": parse_word, "exact": parse_exactly}
 
 
 def _bare(word: str) -> str:

@@ -192,6 +192,19 @@ def by_length(rows: Sequence[Preference]) -> dict[str, list[int]]:
     return dict(sorted(found.items()))
 
 
+def break_down(
+    run: Run, rows: Sequence[Preference], values: Mapping[str, Sequence[Sequence[float]]], ours: str
+) -> None:
+    """Scores of where rewards are right: "spread", those of better and other answers; "margin"; "longer", by length.
+
+    `values` are by system of the (better, other) answer; ours are the rewards.
+    """
+    groups = dict(zip(("preferred", "other"), map(list, zip(*values[ours], strict=True)), strict=True))
+    run.scores("spread", lambda: {"of": "reward", "units": "answers", "groups": groups})
+    run.scores("margin", lambda: accuracy_by(by_margin(values[ours]), values))
+    run.scores("longer", lambda: accuracy_by(by_length(rows), values))
+
+
 def predict_pairs(
     run: Run, ids: Sequence[str], values: Mapping[str, Sequence[Sequence[float]]], seed: int
 ) -> dict[str, list[Predicted]]:

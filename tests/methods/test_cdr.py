@@ -604,7 +604,8 @@ def test_the_recipe_runs_two_steps_and_resumes_without_a_model(
 ) -> None:
     folder = methods.run("cdr", TINY | {"model.base": str(strong_model)}, out=tmp_path / "r")
     scores = json.loads((folder / "scores.json").read_text())
-    assert list(scores) == ["contexts", "held_out", "variants", "gap", "length", "counts"]
+    parts = ["contexts", "held_out", "variants", "gap", "spread", "margin", "longer", "length", "counts"]
+    assert list(scores) == parts
     assert list(scores["held_out"]["systems"]) == [cdr.RATIO, *cdr.ALONE]
     assert scores["held_out"]["verdict"]
     assert list(scores["gap"]["systems"]) == ["after 0 steps", "after 1 steps", cdr.LAST]
@@ -710,6 +711,27 @@ def test_transcripts_of_several_turns(tmp_path: Path, strong_model: Path, weak_m
     assert "train" not in read_manifest(folder)["stages"]
     longer = [len(row.chosen) > len(row.rejected) for row in iterate_rows(folder / "test.jsonl")]  # type: ignore[union-attr]
     assert scores["held_out"]["systems"][cdr.LONGER]["accuracy"]["value"] == sum(longer) / 8
+    assert scores["longer"][f"better one longer ({sum(longer)} pairs)"][cdr.LONGER]["value"] == 1
+    ratios = [row.value[cdr.RATIO] for row in iterate_rows(folder / "rewards" / "test.jsonl")]  # type: ignore[union-attr]
+    assert scores["spread"]["groups"] == {"preferred": [one for one, _ in ratios], "other": [one for _, one in ratios]}
+    right = sorted((abs(one - other), one > other) for one, other in ratios)
+    for part, name in zip((right[:3], right[3:6], right[6:]), ("small", "middle", "large"), strict=True):
+        found = scores["margin"][f"{name} margin ({len(part)} pairs)"][cdr.RATIO]
+        assert found["value"] == pytest.approx(sum(won for _, won in part) / len(part))
+
+
+def test_equal_answers_are_left_out_and_counted(pairs_csv: Path, tmp_path: Path, strong_model: Path) -> None:
+    """Of the two neither is better: they would be a coin's toss in the scores, and teach both models the same."""
+    lines = pairs_csv.read_text().splitlines()
+    same = [{"question": f"Same {n}?", "better": "yes", "worse": "yes"} for n in range(3)]
+    write_csv(tmp_path / "same.csv", same)
+    both = tmp_path / "both.csv"
+    both.write_text("\n".join([*lines, *(tmp_path / "same.csv").read_text().splitlines()[1:]]) + "\n")
+    found = made_from(both, strong_model)
+    assert found.dropped == {"pairs whose answers are the same": 3}
+    assert not [row for row in (*found.train, *found.test) if row.chosen == row.rejected]
+    with pytest.raises(UserError, match="too few pairs"):
+        made_from(tmp_path / "same.csv", strong_model)
 
 
 def test_a_pair_too_long_for_a_model_is_counted(

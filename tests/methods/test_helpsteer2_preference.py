@@ -283,6 +283,19 @@ def test_an_exported_reward_model_is_read_by_transformers_alone(chat_model: Path
     np.testing.assert_allclose(found - found[0], np.array(expected) - expected[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("trunk", ["frozen", "tuned"])
+def test_pairs_of_equal_answers_alone_teach_nothing(
+    chat_model: Path, sources: tuple[Path, Path], tmp_path: Path, trunk: str
+) -> None:
+    pairs = [
+        {"prompt": f"Where is {n}?", "response_1": "left", "response_2": "left", "preference_strength": 1}
+        for n in range(30)
+    ]
+    recipe = recipe_of(chat_model, (sources[0], write_jsonl(tmp_path / "same.jsonl", pairs)), trunk=trunk)
+    with pytest.raises(UserError, match=r"no row of train is left: .*pairs whose answers are the same"):
+        methods.start("helpsteer2-preference", recipe, tmp_path / "run", [])
+
+
 def test_rubbish_is_told(chat_model: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:
     """A rating out of range, a tie, a column that is not there: each with its row and what to do."""
     rows = [{"prompt": "Where?", "response": "Left.", "helpfulness": 7}]

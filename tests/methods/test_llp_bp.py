@@ -153,6 +153,33 @@ def test_check_5_gradient_against_finite_differences() -> None:
         assert values.grad[place].item() == pytest.approx(slope.item(), abs=1e-6)
 
 
+def test_check_5_losses_by_hand() -> None:
+    """Of a bag of two and a padded one of one: rows against labels, bags against shares, and both with a weight."""
+    torch.manual_seed(0)
+    numbers_NP = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    model = networks.build_network(numbers_NP, [5], 0, method.CLASSES)
+    labels_N, shares_B = np.array([1.0, 0.0, 1.0]), (0.5, 1.0)
+    batch = collate_bags(numbers_NP, labels_N, bags_of((2, 1), (1, 1)), [0, 2], [0, 1])
+    with torch.no_grad():
+        embedded_ND = model.embed(torch.tensor(numbers_NP))
+        p_N = model.tell_instances(embedded_ND).sigmoid().double().numpy()
+        means_BD = torch.stack([embedded_ND[:2].mean(dim=0), embedded_ND[2]])
+        bags_B = model.head["bag"](means_BD)[:, 0].sigmoid().double().numpy()
+        found, _ = method.aggregate_loss(0.3)(model, batch)
+        alone, _ = method.share_loss(model, batch)
+        told, _ = method.label_loss(model, batch)
+
+    def entropy(wanted: Any, said: Any) -> float:
+        return -sum(y * np.log(p) + (1 - y) * np.log(1 - p) for y, p in zip(wanted, said, strict=True))
+
+    assert found["loss"].item() == pytest.approx(entropy(labels_N, p_N), rel=1e-5)
+    assert found["bags"].item() == pytest.approx(0.3 * entropy(shares_B, bags_B), rel=1e-5)
+    assert told["loss"].item() == pytest.approx(entropy(labels_N, p_N), rel=1e-5)
+    wanted = entropy(shares_B, [p_N[:2].mean(), p_N[2]])
+    assert alone["bags"].item() == pytest.approx(wanted, rel=1e-5)
+    assert method.fit_of(model, batch) == pytest.approx(wanted / 2, rel=1e-5)
+
+
 def test_check_6_bags_of_27000_rows_in_under_a_minute() -> None:
     numbers_NP = np.random.default_rng(0).normal(size=(27_000, 16))
     known = bags_of(*[(8, number % 9) for number in range(27_000 // 8)])

@@ -462,6 +462,12 @@ def test_a_run_from_pairs_to_scores(tmp_path: Path, chat_model: Path, pairs_csv:
     assert agree["concise"] == 1.0, "all of them differ in length"
     assert "methodical" not in agree, "each is one sentence"
     assert scores["steering"]["questions"] == len(questions["test"])
+    count = sum(int(name.split("(")[1].split()[0]) for name in scores["longer"])
+    assert (
+        count
+        == len(scores["spread"]["groups"]["preferred"])
+        == 2 * sum(one["pairs"] for one in scores["by_principle"].values())
+    )
     report = tmp_path / "r" / "report.html"
     from camelid.report import write_report
 

@@ -129,6 +129,29 @@ def test_check_4_a_rejected_round_leaves_the_accepted_classifier() -> None:
     assert 12 not in after.told, "what could not be read is no negative, and is not drawn again"
 
 
+def test_check_4_a_rejected_round_leaves_predictions_bit_for_bit() -> None:
+    """Of a classifier that is really fitted: the batch that follows is told all wrong, and what it taught is gone."""
+    study, draw = tiny_study(), np.random.default_rng(0)
+
+    def tell(rows: Sequence[int], *, wrong: bool) -> list[Judged]:
+        pool = study.pool
+        return [Judged(pool[row].id, "x", "value", bool(pool[row].positive) != wrong, "") for row in rows]
+
+    first, second = list(range(30)), list(range(30, 60))
+    start = State((0.0,) * 2, (0.0,) * 2)
+    good = method.learn(study, start, method.Batch(0, first), tell(first, wrong=False), draw, "good")
+    assert good.shares is not None
+    before = good.shares("pool").copy()
+    bad = method.learn(study, good, method.Batch(1, second), tell(second, wrong=True), draw, "bad")
+    assert bad.waited == 1
+    assert bad.shares is not None
+    assert np.array_equal(bad.shares("pool"), before)
+    refitted = study.fit(
+        "other", [*first, *second], [bool(study.pool[row].positive) != (row > 29) for row in range(60)]
+    )
+    assert not np.array_equal(refitted("pool"), before), "what was rejected would have changed them"
+
+
 def test_check_6_the_metric_trap() -> None:
     """Saying no to all has a weighted F1 above the authors' start score, and none of the relevant class."""
     gold = np.array([False] * 397 + [True] * 102)
@@ -157,14 +180,24 @@ def simulate(seed: int, sampler: Any, **values: Any) -> tuple[int, int]:
 
 
 def test_check_7_twice_the_positives_of_random() -> None:
-    """Six seeds in the card: 56 and 144 by the bandit, 20 and 42 at random; the published loop finds no more."""
-    ours = np.mean([simulate(seed, method.draw_by_bandit) for seed in range(3)], axis=0)
-    chance = np.mean([simulate(seed, BY_CLUSTER) for seed in range(3)], axis=0)
-    published = np.mean(
-        [simulate(seed, method.draw_by_bandit, reward="gain", learn_from="batch") for seed in range(3)], axis=0
-    )
-    assert ours[1] > 2 * chance[1]
-    assert ours[1] > 1.5 * published[1]
+    """The card's means over six seeds at 500 and at 1,000 labels; its published loop finds no more than chance.
+
+    Ours finds more than the card's by that loop: 45 and 98 against 23 and 36, so it is only asked to be behind.
+    """
+    card = {"positives": (56, 144), "gain": (24, 68), "by cluster": (20, 42)}
+    published = {"reward": "gain", "learn_from": "batch"}
+    runs: dict[str, tuple[Any, dict[str, Any]]] = {
+        "positives": (method.draw_by_bandit, {}), "gain": (method.draw_by_bandit, {"reward": "gain"}),
+        "by cluster": (BY_CLUSTER, {}), "published": (method.draw_by_bandit, published),
+    }  # fmt: skip
+    found = {
+        name: np.mean([simulate(seed, sampler, **values) for seed in range(6)], axis=0)
+        for name, (sampler, values) in runs.items()
+    }
+    assert (found["positives"] > 2 * found["by cluster"]).all()
+    assert found["positives"][1] > 1.5 * found["published"][1]
+    for name, means in card.items():
+        assert ((found[name] > np.divide(means, 1.5)) & (found[name] < np.multiply(means, 1.5))).all(), name
 
 
 def write_pool(folder: Path, rows: int = 120) -> dict[str, Any]:

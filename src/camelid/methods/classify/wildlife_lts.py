@@ -30,7 +30,8 @@ Differs from the paper in:
  - The reward is "positives", because gains dry up once f is good. Training is on all accepted rows, not the last batch.
  - n = 20 and T = 25 (200 and 10): with no more rounds than clusters a bandit has nothing to exploit.
  - What is rolled back is gone: the authors' filter goes on with the rejected model. Clusters are passed over once.
- - Replies are read whole and without regard for case or a full stop; unreadable ones are no negatives.
+ - Replies are read whole and without regard for case or a full stop; unreadable ones are no negatives, but with
+   `answers = "exact"`, the authors' way.
  - Each f is trained anew; the authors' goes on from the last accepted one. Label supervision weighs a rare class by how
    rare it is, not by 0.8.
  - f is logistic regression on frozen states of a LLaMA, or label supervision of it; the authors' is BERT.
@@ -57,7 +58,16 @@ from camelid.engines import Engine, open_engine
 from camelid.errors import UserError, raise_all, try_all
 from camelid.evaluation import evaluate
 from camelid.forecast import tell_dropped
-from camelid.labellers import Words, ask_model, count_paid, export_labels, is_out_of_budget, keep_labels, tell_known
+from camelid.labellers import (
+    Answers,
+    Words,
+    ask_model,
+    count_paid,
+    export_labels,
+    is_out_of_budget,
+    keep_labels,
+    tell_known,
+)
 from camelid.pools import Pool, PoolData, read_pool
 from camelid.prediction import tell_shares
 from camelid.reading import cut_texts
@@ -85,8 +95,10 @@ class Recipe(recipe.Recipe):
     task: str = Field(default="", description="labeller engine: what is relevant, with exclusions and examples")
     relevant: str = Field(default="relevant", description="labeller engine: its word for relevant texts")
     other: str = Field(default="not relevant", description="labeller engine: its word for all others")
-    answers: Literal["score", "generate"] = Field(
-        default="score", description="labeller engine: the likelier of the two words, or what it writes"
+    answers: Answers = Field(
+        default="score",
+        description="labeller engine: the likelier of the two words; what it writes, if that is one of them; or exact: "
+        "what it writes, not relevant unless it is that word to the letter (paper)",
     )
     price: float = Field(default=0.0, ge=0, description="what one label costs, for the report")
     features: Literal["embeddings", "tfidf"] = Field(

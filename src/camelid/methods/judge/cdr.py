@@ -187,17 +187,25 @@ def read_pairs(recipe: Recipe) -> Splits:
     given, held_out = (
         data.read_source(source, shape, values.missing, dropped) for source in (values.train, values.test)
     )
+    given, held_out = (_tell_apart(rows, dropped) for rows in (given, held_out))
     sides.check_reading(*open_pair(recipe), [*given, *held_out])
     draw = random.Random(f"{recipe.plan.seed} pairs")
     limit = values.test_rows or (len(given) // 2 if made and not held_out else None)
     test = data.draw_rows(held_out or given, limit, draw)
     train = data.draw_rows(data.leave_out(given, test), values.train_rows, draw) if made else []
-    if given and not (test and (train or not made)):
+    if (values.train or values.test) and not (test and (train or not made)):
         raise UserError(
-            f"{values.train} has too few pairs: {len(train)} to train on, {len(test)} to score",
+            f"{values.train or values.test} has too few pairs: {len(train)} to train on, {len(test)} to score",
             "Give more rows, lower data.test_rows, or name a pair of models (strong, weak).",
         )
-    return Splits(train, [], test, dict(dropped))
+    return Splits(train, [], test, dict(+dropped))
+
+
+def _tell_apart(rows: Sequence[Preference], dropped: Counter[str]) -> list[Preference]:
+    """The pairs of different answers: of equal ones neither is better."""
+    kept = [row for row in rows if row.chosen != row.rejected]
+    dropped["pairs whose answers are the same"] += len(rows) - len(kept)
+    return kept
 
 
 def read_prompts(recipe: Recipe) -> Splits:
@@ -382,8 +390,10 @@ def measure_accuracy(recipe: Recipe, run: Run, rows: Sequence[Preference], pair:
     run.scores("variants", lambda: compare({name: systems[name] for name in (RATIO, NORMALISED, REVERSED)}, ours))
     if steps:
         run.scores("gap", lambda: compare({name: systems[name] for name in steps} | {LAST: systems[ours]}, LAST))
+    scored = [rows[place] for place in good]
+    preferences.break_down(run, scored, {name: values[name] for name in (ours, *ALONE)}, ours)
     run.scores("length", lambda: correlate([rewards[place] for place in good]))
-    run.scores("counts", lambda: count_pairs([rows[place] for place in good], rewards, found))
+    run.scores("counts", lambda: count_pairs(scored, rewards, found))
 
 
 def answers_of(row: Preference) -> tuple[str, str]:

@@ -225,6 +225,10 @@ def encode(recipe: Recipe, tokenizer: Any, rated: Sequence[Rated], parts: dict[s
     told = [replace(one, values=(ratings_of(recipe, row),)) for row, one in answers if one]
     if len(told) < len(answers):
         dropped[f"ratings: answers that do not fit into {most} tokens"] += len(answers) - len(told)
+    for name, rows in {"ratings": told, **found}.items():
+        if not rows:
+            what = f"no row of {name} is left: {forecast.tell_dropped(dict(dropped))}"
+            raise UserError(what, "Give more rows, or more tokens to each (max_tokens).")
     ids = {row.id for row in found["test"]}
     kept = [number for number, row in enumerate(parts["test"]) if row.id in ids]
     return Told(told, found["train"], found["dev"], found["test"], kept, dict(dropped))
@@ -374,11 +378,8 @@ def measure_accuracy(recipe: Recipe, run: Run, test: Sequence[Preference], rewar
     systems = preferences.predict_pairs(run, [row.id for row in test], values, recipe.plan.seed)
     systems = {EXPO: systems[EXPO], **systems}
     run.scores("held_out", lambda: preferences.compare_preferences(systems, EXPO, trained=set(rewards)))
-    groups = dict(zip(("preferred", "other"), map(list, zip(*values[EXPO], strict=True)), strict=True))
-    run.scores("spread", lambda: {"of": "reward", "units": "answers", "groups": groups})
+    preferences.break_down(run, test, values, EXPO)
     run.scores("strength", lambda: preferences.accuracy_by(by_strength(test), values))
-    run.scores("margin", lambda: preferences.accuracy_by(preferences.by_margin(values[EXPO]), values))
-    run.scores("longer", lambda: preferences.accuracy_by(preferences.by_length(test), values))
     run.scores("length", lambda: correlate_length(test, values[EXPO]))
 
 

@@ -46,7 +46,7 @@ import numpy as np
 from pydantic import Field
 
 from camelid import engines, forecast, recipe
-from camelid.annotation import check_places, count_outcomes, count_places, draw_order, weigh_pairs
+from camelid.annotation import check_places, count_outcomes, count_places, count_turned, draw_order, weigh_pairs
 from camelid.chat import converse
 from camelid.data.formats import read_records
 from camelid.engines import Choice
@@ -215,8 +215,18 @@ def judge(recipe: Recipe, run: Run) -> list[Compared]:
 
     judged = run.map_rows("judged", pairs, ask)
     check_places(judged)
-    run.scores("judge", lambda: {"outcomes": count_outcomes(judged), "shown first and preferred": count_places(judged)})
+    run.scores("judge", lambda: describe_judge(judged))
     return run.rows("annotations", lambda: compare(recipe, pairs, judged))
+
+
+def describe_judge(judged: Sequence[Judged]) -> dict[str, Any]:
+    """What could be read, and how much the judge goes by places."""
+    turned = count_turned(judged)
+    return {
+        "outcomes": count_outcomes(judged),
+        "shown first and preferred": count_places(judged),
+        **({"turns with the order": turned} if turned else {}),
+    }
 
 
 def compare(recipe: Recipe, pairs: Sequence[Pair], judged: Sequence[Judged]) -> list[Compared]:
