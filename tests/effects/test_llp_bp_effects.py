@@ -58,6 +58,7 @@ def test_check_8_bank_marketing() -> None:
     write_figures(METHOD, "bank", table)
     assert means[256, "belief propagation"] > means[256, "bag shares (DLLP)"] + 0.1
     assert means[256, "refined beliefs"] > means[256, "bag shares (DLLP)"] + 0.1
+    assert means[8, "bag shares (DLLP)"] > means[8, "belief propagation"]
     assert means[8, "full supervision"] > 0.8
     scores = json.loads((RUNS / f"{METHOD}-bank-256-0" / "scores.json").read_text())
     found = scores["beliefs round-0"]

@@ -10,13 +10,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from experiments import RUNS, command_of, cost_by_stage, run_or_resume, signed, span, write_figures
 
 from camelid import data, methods, recipe
-from camelid.engines import Sampling, open_engine
-from camelid.judges import Answers, describe_judgements, judge_by_model, measure_agreement
+from camelid.engines import Engine, Question, Sampling, open_engine
+from camelid.judges import Answers, describe_judgements, judge_by_model, measure_agreement, tell_scores
 from camelid.rows import iterate_rows
+from camelid.scoring import score
 
 METHOD = "temporal-self-rewarding"
 OURS, PLAIN = "temporal self-rewarding", "self-rewarding"
@@ -59,6 +61,14 @@ def assert_dominates(place: Path) -> None:
         assert second >= first >= max(s_i) - min(s_i)
 
 
+def expect_points(engine: Engine, row: Answers) -> list[list[float]]:
+    """The mean of 0 to 5 points for each answer, under the likelihoods of the six last lines as the whole reply."""
+    lines = tuple(f"{tsr.MARKER} {points}" for points in range(6))
+    found = score(engine, [Question(tsr.ask_judge(row.prompt, text), lines) for text in row.texts])
+    shares_A6 = [np.exp(np.array(one.sums) - np.logaddexp.reduce(one.sums)) for one in found]
+    return [[float(shares_6 @ np.arange(6))] for shares_6 in shares_A6]
+
+
 def test_check_8_mechanism() -> None:
     """Both loops rise; at i = 1 our gap is larger and no fewer prompts have a pair. About 15 minutes.
 
@@ -92,11 +102,16 @@ def test_check_8_mechanism() -> None:
 
 
 def test_check_8_a_small_model_cannot_judge() -> None:
-    """Single judgements of both answers of 50 pairs that people judged: near chance, or not readable."""
+    """Single judgements of both answers of 50 pairs that people judged: near chance, or not readable.
+
+    What it cannot write can still be asked for: the mean of the points by the likelihood of each last line.
+    """
     rows = random.Random(0).sample(data.read_rows("pandalm-preferences:people"), PAIRS)
     engine = open_engine(recipe.Engine(), recipe.Model())
     judge = judge_by_model(engine, tsr.ask_judge, tsr.read_score, Sampling(TOKENS, 0.7), 1, 0)
-    judged = judge([Answers(row.id, row.origin, row.prompt, (row.chosen, row.rejected)) for row in rows])
+    asked = [Answers(row.id, row.origin, row.prompt, (row.chosen, row.rejected)) for row in rows]
+    judged = judge(asked)
+    weighed = measure_agreement([tell_scores(row, expect_points(engine, row)) for row in asked])
     found, facts = measure_agreement(judged), describe_judgements(judged)
     agreement = span(found["agreement"]) if found["agreement"] else "none"
     write_figures(
@@ -105,6 +120,10 @@ def test_check_8_a_small_model_cannot_judge() -> None:
         f"SmolLM2-135M, one judgement of at most {TOKENS} tokens an answer, {PAIRS} pairs of "
         f"`pandalm-preferences:people`: both answers have a score in {found['both read']} pairs, "
         f"{found['ties']} of them ties; agreement with people, ties as one half, {agreement}. "
-        f"Judgements that could not be read: {facts['judgements not read']}.",
+        f"Judgements that could not be read: {facts['judgements not read']}.\n\n"
+        f'By the mean of 0 to 5 points under the likelihoods of "{tsr.MARKER} 0" to "{tsr.MARKER} 5" as the whole '
+        f"reply it agrees with people in {span(weighed['agreement'])} of the {weighed['both read']} pairs.",
     )
     assert found["agreement"] is None or found["agreement"]["low"] < 0.6
+    assert weighed["both read"] == PAIRS
+    assert weighed["agreement"]["low"] < 0.6
