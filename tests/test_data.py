@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from camelid import data
-from camelid.data import crowd_tweets
+from camelid.data import crowd_tweets, hh_harmless, weak_to_strong
 from camelid.data.columns import (
     LONGEST_TEXT,
     annotation_shape,
@@ -507,6 +507,38 @@ def test_further_splits_of_a_set_are_read_by_name_only(named_data: Path) -> None
     splits = data.read_splits(Data(train="weak-to-strong", dev_share=0.25), 0, shape)
     assert (len(splits.train), len(splits.dev), splits.test) == (6, 2, [])
     assert len(data.read_rows("weak-to-strong:mistral_7b-weak-train")) == 8
+
+
+def test_transcripts_whose_prompts_differ_or_whose_answer_is_empty_are_left_out(named_data: Path) -> None:
+    """A pair has one prompt: the transcripts are the same up to the last answer, and that is the assistant's."""
+    asked = "\n\nHuman: Is it far?\n\nAssistant:"
+    good = {"chosen": f"{asked} No.", "rejected": f"{asked} Find out yourself."}
+    bad = [
+        good | {"rejected": "\n\nHuman: Is it near?\n\nAssistant: No."},
+        good | {"rejected": f"{asked} No.\n\nHuman: Sure?\n\nAssistant: Yes."},
+        {"chosen": f"{asked} No.\n\nHuman: Sure?", "rejected": f"{asked} No.\n\nHuman: Sure?"},
+        {"chosen": "No.", "rejected": "Yes."},
+        good | {"chosen": asked},
+    ]
+    write_jsonl(named_data / "hh-harmless" / "train.jsonl", [good, *bad])
+    dropped = Counter[str]()
+    [row] = hh_harmless.read("train", dropped)
+    assert (row.prompt, row.chosen, row.rejected) == ((Message("user", "Is it far?"),), "No.", "Find out yourself.")
+    assert dropped == {"transcripts that differ before the last answer": 4, "an empty answer": 1}
+
+
+def test_a_weak_answer_that_is_the_gold_one_is_no_pair(named_data: Path) -> None:
+    (named_data / "weak-to-strong").mkdir()
+    rows = own_rows("weak-to-strong")
+    write_jsonl(named_data / "weak-to-strong" / "llama2_7b-weak-train.jsonl", rows)
+    gold = [
+        {"question": row["question"].removeprefix("Question: ").removesuffix("\nAnswer:"), "answer": answer}
+        for row, answer in zip(rows, [rows[0]["answer"], *map(str, range(6))], strict=False)
+    ]
+    write_jsonl(named_data / "gsm8k" / "train.jsonl", gold)
+    dropped = Counter[str]()
+    assert len(list(weak_to_strong.read("llama2_7b-weak-train", dropped))) == 6
+    assert dropped == {"equal answers": 1, "questions that GSM8K does not have": 1}
 
 
 def test_ratings_and_preferences_of_pandalm(named_data: Path) -> None:

@@ -69,7 +69,7 @@ def assert_equal_to(theirs: Any, ours: Any, loss: Callable[[Any], Tensor], told:
     assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def mean_of(terms: dict[str, Tensor], counts: dict[str, int]) -> Tensor:
@@ -258,8 +258,8 @@ def test_bradley_terry_is_trl_s(shares_prompt: bool, folders: tuple[Path, Path],
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     gradients = {name: parameter.grad for name, parameter in theirs.model.named_parameters()}
     for name, parameter in ours.trunk.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-5, msg=name)
-    torch.testing.assert_close(ours.head.weight.grad, theirs.score.weight.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6, msg=name)
+    torch.testing.assert_close(ours.head.weight.grad, theirs.score.weight.grad, rtol=1e-5, atol=1e-6)
     assert ours.head.bias.grad is not None
     assert ours.head.bias.grad.abs().max() < 1e-6  # a constant does not move a difference
 
@@ -380,7 +380,7 @@ def test_token_logprobs_of_a_frozen_head(folders: tuple[Path, Path]) -> None:
         gradients.append({name: p.grad for name, p in lm.model.layers.named_parameters()})
     torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-5)
     for name in gradients[0]:
-        torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(gradients[0][name], gradients[1][name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_another_answer_changes_nothing(folders: tuple[Path, Path]) -> None:

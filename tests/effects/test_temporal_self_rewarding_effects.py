@@ -93,6 +93,7 @@ def test_check_8_mechanism() -> None:
     )
     write_figures(METHOD, "mechanism", "\n".join([*lines, "", footer, "", "```sh", command_of(METHOD), "```"]))
 
+    assert 1.5 < systems["start"]["mean_score"]["value"] < 3.5
     for number in (0, 1):
         assert_dominates(RUNS / METHOD / METHOD / f"iteration-{number}")
     for name in (OURS, PLAIN):

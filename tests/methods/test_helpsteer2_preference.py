@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 import transformers
 
 import camelid
-from camelid import bases, export, extrapolation, linear_heads, methods, models, objectives, preferences
+from camelid import bases, data, export, extrapolation, linear_heads, methods, models, objectives, preferences
 from camelid.branches import Answered, collate_ends, encode_answers
 from camelid.errors import UserError
 from camelid.heads import Sight, ValueModel
@@ -294,6 +295,28 @@ def test_pairs_of_equal_answers_alone_teach_nothing(
     recipe = recipe_of(chat_model, (sources[0], write_jsonl(tmp_path / "same.jsonl", pairs)), trunk=trunk)
     with pytest.raises(UserError, match=r"no row of train is left: .*pairs whose answers are the same"):
         methods.start("helpsteer2-preference", recipe, tmp_path / "run", [])
+
+
+@pytest.mark.data
+def test_check_7_what_the_set_at_hand_says_without_a_model() -> None:
+    """The card's references over all pairs that people decided: length, and the scores that the ratings come from."""
+    people, judge = (data.read_rows(f"pandalm-preferences:{name}") for name in ("people", "gpt-4o-mini"))
+    scored = {row.id: row.chosen for row in judge}
+    strength = {row.id: row.strength for row in judge}
+    assert Counter(row.strength for row in judge) == {1: 111, 2: 303, 3: 550}
+    assert len(people) == 914
+
+    def share(rows: list[Any], lead: Any) -> float:
+        """Per cent of the rows whose better answer leads, ties half."""
+        return round(50 * sum(1 + np.sign(lead(row)) for row in rows) / len(rows), 1)
+
+    unanimous = [row for row in people if row.strength == 3]
+    ranks_longer = lambda row: len(row.chosen) - len(row.rejected)  # noqa: E731
+    agrees = lambda row: 0 if row.id not in scored else 1 if scored[row.id] == row.chosen else -1  # noqa: E731
+    assert (share(people, ranks_longer), share(unanimous, ranks_longer)) == (67.5, 67.5)
+    assert (share(people, agrees), share(unanimous, agrees)) == (84.9, 88.0)
+    by_strength = [[row for row in people if strength.get(row.id) == size] for size in (1, 2, 3)]
+    assert [round(share(rows, agrees)) for rows in by_strength] == [62, 75, 95]
 
 
 def test_rubbish_is_told(chat_model: Path, sources: tuple[Path, Path], tmp_path: Path) -> None:

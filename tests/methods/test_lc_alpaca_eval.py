@@ -548,6 +548,13 @@ def test_a_bad_file_is_refused_with_a_remedy(kind: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_that_does_not_name_its_judge_is_warned_of(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "files", ours=lines(annotator="a"), other=lines(seed=1))
+    done = score(folder, "--out", tmp_path / "run")
+    assert done.exit_code == 0
+    assert "the judge is not told for other: was it the same?" in " ".join(done.output.split())
+
+
 def test_files_that_cannot_stand_in_one_list(tmp_path: Path) -> None:
     ours, other = lines(annotator="a"), lines(seed=1, annotator="b", generator_1="gpt")
     folder = write_folder(tmp_path / "files", ours=ours, other=[*other, other[-1] | {"index": 40}])
