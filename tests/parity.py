@@ -23,6 +23,7 @@ from camelid.rows import Labelled, Reasoned
 
 two_stage = methods.load("two-stage-reasoning")
 CLASSES = ["0", "1"]
+BATCH = 32
 TEMPLATE = (
     "{% for turn in messages %}{{ '#' + turn['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '#' }}{% endif %}"
@@ -60,12 +61,23 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
+def whole_epochs(steps: int, count: int) -> tuple[int, int]:
+    """(epochs, steps) of 32 of `count` rows that have at least so many steps."""
+    epochs = -(-steps * BATCH // count)
+    return epochs, epochs * -(-count // BATCH)
+
+
 def accuracy(folder: Path, bits: int, count: int, held_out: int, steps: int, *, reasons: bool) -> tuple[float, float]:
-    """(share right, share read) of unseen strings after so many steps of 32 rows."""
+    """(share right, share read) of unseen strings after the `whole_epochs` of so many steps."""
     rows, unseen = draw_rows(bits, count, held_out)
-    epochs = -(-steps * 32 // count)
+    epochs, _ = whole_epochs(steps, count)
     values = {"model.base": str(folder), "data.train": "none.csv", "instruction": "{labels}"}
-    values |= {"reasoning_tokens": 2 * bits, "plan.epochs": epochs, "plan.batch_rows": 32, "plan.learning_rate": 1e-3}
+    values |= {
+        "reasoning_tokens": 2 * bits,
+        "plan.epochs": epochs,
+        "plan.batch_rows": BATCH,
+        "plan.learning_rate": 1e-3,
+    }
     values |= {"plan.tuning": "full", "plan.schedule": "constant", "plan.adapt_from_layer": 0}
     recipe = methods.resolve("two-stage-reasoning", values)
     base = bases.open_base(str(folder))
