@@ -295,6 +295,35 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     assert (again / "scores.json").read_bytes() == before, "equal seeds, equal scores"
 
 
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize(("place", "calls"), [("propagate", 1), ("share_loss", 0), ("share_loss", 7), ("predict", 1)])
+def test_a_killed_run_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, calls: int
+) -> None:
+    """Before the second round's beliefs, at the first step of a network and later, and before a prediction."""
+    values = {"data.train": str(write_bags(tmp_path)), "data.test": str(tmp_path / "known.csv"), "compare": True}
+    values |= TABLE | {"plan.epochs": 4}
+    whole = methods.run("llp-bp", values, out=tmp_path / "whole")
+    real, left = getattr(method, place), [calls]
+
+    def dies(*given: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+        return real(*given, **named)
+
+    monkeypatch.setattr(method, place, dies)
+    with pytest.raises(Killed):
+        methods.run("llp-bp", values, out=tmp_path / "killed")
+    monkeypatch.setattr(method, place, real)
+    methods.resume(tmp_path / "killed")
+    for name in ("scores.json", "predictions/members.jsonl", "predictions/refined-beliefs.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (whole / name).read_bytes(), name
+
+
 @pytest.mark.parametrize(("change", "words"), [
     (lambda text: text.replace(",bag 3,", ",bag 3,9") , "beyond the size of their bag: bag 3"),
     (lambda text: text.replace("bag 2,", "bag 2,1", 1), "different totals are told of bag 2"),

@@ -335,6 +335,34 @@ def test_an_outage_ends_the_run_and_a_resumed_one_goes_on(tmp_path: Path, monkey
     assert dying.answered == 32
 
 
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize("after", [3, 21])
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """In the first round, and in a later one: traces, labels and scores are the same to the byte."""
+    asked: list[str] = []
+
+    def answer(text: str) -> str:
+        if len(asked) == stop:
+            raise Killed
+        asked.append(text)
+        return "relevant" if "shark" in text else "not relevant"
+
+    values, stop = write_pool(tmp_path) | {"price": 0.01, "engine.cache": False}, -1
+    run_with(monkeypatch, answer, values, tmp_path / "whole")
+    whole, stop = list(asked), after
+    asked.clear()
+    with pytest.raises(Killed):
+        run_with(monkeypatch, answer, values, tmp_path / "killed")
+    stop = -1
+    methods.resume(tmp_path / "killed")
+    assert sorted(set(asked)) == sorted(set(whole))
+    for name in ("scores.json", "labelled.jsonl", "test.jsonl"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
 def test_strategies_do_not_ask_about_a_row_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one of them was told is known to all; each is still charged for what it took."""
     asked: list[str] = []
