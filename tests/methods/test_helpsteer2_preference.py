@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 import camelid
 from camelid import bases, data, export, extrapolation, linear_heads, methods, models, objectives, preferences
@@ -255,6 +256,31 @@ def test_a_run(trunk: str, chat_model: Path, sources: tuple[Path, Path], tmp_pat
     values = reward.score("Where is stall 3?", answers)
     assert reward.best("Where is stall 3?", answers) == answers[int(np.argmax(values))]
     assert reward.prefer("Where is stall 3?", *answers) == pytest.approx(1 / (1 + np.exp(values[1] - values[0])))
+
+
+def test_pairs_go_on_from_the_regression_model_and_its_head(
+    chat_model: Path, sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its first step "bt from regression" has the regression's head and adapter, and "bt" has not."""
+    seen: dict[str, dict[str, Any]] = {}
+    plain = method.train
+
+    def watch(model: Any, batches: Any, *rest: Any, folder: Path) -> None:
+        name = folder.name.removesuffix(".part")
+        seen[name] = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        plain(model, batches, *rest, folder=folder)
+
+    monkeypatch.setattr(method, "train", watch)
+    recipe = recipe_of(chat_model, sources, forms=["bt"], strong="bt", alphas=[1.0], plan__learning_rate=1e-2)
+    methods.start("helpsteer2-preference", recipe, tmp_path / "run", [])
+    assert list(seen) == ["regression", "bt", "bt-from-regression"]
+    head = load_file(tmp_path / "run" / "regression" / "head.safetensors")["weight"]
+    torch.testing.assert_close(seen["bt-from-regression"]["head.weight"], head)
+    assert not torch.equal(seen["bt"]["head.weight"], head)
+    told = {name: value for name, value in seen["bt-from-regression"].items() if "lora_B" in name}
+    assert told
+    assert all(value.abs().max() > 0 for value in told.values())
+    assert all(value.abs().max() == 0 for name, value in seen["bt"].items() if "lora_B" in name)
 
 
 def test_an_exported_reward_model_is_read_by_transformers_alone(chat_model: Path, tmp_path: Path) -> None:
