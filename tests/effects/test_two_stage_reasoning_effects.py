@@ -7,16 +7,25 @@ markers. A figure that falls short is written as it is.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from experiments import RUNS, command_of, run_or_resume, signed, table, write_figures
+from experiments import RUNS, command_of, run_or_resume, signed, span, table, write_figures
 
+from camelid import methods
+from camelid.engines import open_engine
+from camelid.metrics import spread_mean
+from camelid.rationales import Drawing, doubt
+from camelid.recipe import read_recipe
+from camelid.rows import Labelled, iterate_rows
 from parity import accuracy, make_base, whole_epochs
 
 METHOD = "two-stage-reasoning"
 RUN = "two-stage-emotion"
+method = methods.load(METHOD)
 
 pytestmark = pytest.mark.effects
 
@@ -91,6 +100,27 @@ def test_check_6_parity_of_12_bits(tmp_path: Path) -> None:
     write_figures(METHOD, "parity", "\n".join([*lines, "", "500 unseen strings; chance is 0.5. Seed 0."]))
     assert right > 0.95
     assert plain < 0.6
+
+
+@pytest.mark.data
+@pytest.mark.real
+def test_check_7_what_the_consistency_filter_would_keep() -> None:
+    """The share of the reasons of the run after which the untuned base finds their own label likeliest."""
+    emotion_scores()
+    recipe = read_recipe(method.Recipe, RUNS / RUN / "recipe.toml")
+    rows: list[Any] = list(iterate_rows(RUNS / RUN / "reasoned" / "train.jsonl"))
+    texts = [Labelled(row.id, row.origin, row.question, row.answer) for row in rows]
+    drawings = [Drawing(text, row.reasoning, "") for text, row in zip(texts, rows, strict=True)]
+    classes = sorted({row.answer for row in rows})
+    engine = open_engine(method.local_engine(recipe), recipe.model)
+    shares = {}
+    for name, each in {"their reason": drawings, "no reason": [replace(one, text="") for one in drawings]}.items():
+        found = doubt(lambda: engine, each, classes, lambda row: method.ask_again(recipe, classes, row))
+        shares[name] = spread_mean(np.array([not one.fault for one in found], float))
+    told = " and ".join(f"{span(share)} behind {name}" for name, share in shares.items())
+    text = f"The untuned base finds the right label likeliest for {told}, of {len(rows)} training rows: what"
+    write_figures(METHOD, "filter", f"{text} `--check-label`, off in this run, would keep.")
+    assert shares["their reason"]["high"] > 1 / len(classes)
 
 
 @pytest.mark.data
