@@ -82,10 +82,15 @@ def seeds_table(runs: dict[str, str]) -> str:
 
 
 def command_of(run: str) -> str:
-    """The command of a run, with the last part of each path in it, also of `--set name=PATH`."""
+    """The command of a run. Paths, also of `--set name=PATH`, begin behind RUNS; of others the last part stays."""
     command = json.loads((RUNS / run / "manifest.json").read_text())["command"]
     halves = [part.rpartition("=") for part in command]
-    return shlex.join(f"{name}{sign}{Path(value).name if '/' in value else value}" for name, sign, value in halves)
+    return shlex.join(f"{name}{sign}{_shorten(value)}" for name, sign, value in halves)
+
+
+def _shorten(value: str) -> str:
+    inside = value.partition(f"{RUNS.parent.name}/{RUNS.name}/")[2]
+    return inside or (Path(value).name if "/" in value else value)
 
 
 def cost_by_stage(folder: Path) -> dict[str, dict[str, float]]:
