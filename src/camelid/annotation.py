@@ -14,16 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from camelid.agreement import majority_vote
 from camelid.engines import Choice, Completion, Engine, Question, Sampling, Scored, may_pass
 from camelid.errors import UserError
-from camelid.metrics import spread_mean
 from camelid.parsing import Parsed, Parser, read_reply
 from camelid.rows import Judged, Message, Predicted, Prompt
 from camelid.sampling import GREEDY, sample
 from camelid.scoring import score, weigh
+from camelid.verdicts import compare_scores, measure_orders, turn_verdict
 
 UNCLASSIFIED = "unclassified"  # the label of what could not be read, which is wrong
 PromptOf = Callable[[Any], Prompt]
@@ -217,8 +215,11 @@ def count_turned(judged: Sequence[Judged]) -> dict[str, Any] | None:
 
     A judge that likes a place turns wherever the two answers are near each other.
     """
-    both = [list(one.shares.values()) for one in judged if len(one.shares) == 2]
-    return spread_mean(np.array([(one > 0.5) == (other > 0.5) for one, other in both], float)) if both else None
+    both = [(one.shares["straight"], one.shares["swapped"]) for one in judged if len(one.shares) == 2]
+    if not both:
+        return None
+    straight, swapped = ([compare_scores(share, 1 - share) for share in shares] for shares in zip(*both, strict=True))
+    return measure_orders(straight, list(map(turn_verdict, swapped)))["inconsistent"]
 
 
 def check_rule(rows: Sequence[Any], rule: Callable[[Any], Any], name: str) -> list[Judged]:

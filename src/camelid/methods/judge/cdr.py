@@ -185,9 +185,9 @@ def read_pairs(recipe: Recipe) -> Splits:
     values, made, dropped = recipe.data, is_made(recipe), Counter[str]()
     shape = preference_shape(values.prompt, values.chosen, values.rejected)
     given, held_out = (
-        data.read_source(source, shape, values.missing, dropped) for source in (values.train, values.test)
+        _tell_apart(data.read_source(source, shape, values.missing, dropped), dropped)
+        for source in (values.train, values.test)
     )
-    given, held_out = (_tell_apart(rows, dropped) for rows in (given, held_out))
     sides.check_reading(*open_pair(recipe), [*given, *held_out])
     draw = random.Random(f"{recipe.plan.seed} pairs")
     limit = values.test_rows or (len(given) // 2 if made and not held_out else None)
