@@ -103,15 +103,19 @@ def test_check_6_joint_training() -> None:
         pytest.xfail(f"this model learns which letters are frequent, and little more: {gains}")
 
 
-def test_check_6_ten_rows_a_task_and_one_task_alone() -> None:
-    """Expected: ten rows clearly below 120, and the joint model no worse than the one for a single task."""
+def test_check_6_ten_rows_a_task() -> None:
+    """Expected: clearly below 120."""
     scores = run_six()
     write_figures(METHOD, "few", few_table(scores))
     reached = dict(scores["curves"]["lines"][OURS])
     assert reached[10] + 0.05 < reached[120]
-    alone = scores["single emotion"]["against"][OURS]["difference"]
-    if alone["value"] >= CARD:
-        pytest.xfail(f"the model of one task is better than the joint one, by {signed(alone)}")
+
+
+@pytest.mark.xfail(reason="the model of one task is better than the joint one: 0.483 against 0.342", strict=True)
+def test_check_6_one_task_alone() -> None:
+    """Expected: the joint model no worse than the one for a single task."""
+    alone = run_six()["single emotion"]["against"][OURS]["difference"]
+    assert alone["value"] < CARD, "alone minus joint"
 
 
 def test_tasks_never_trained_on() -> None:

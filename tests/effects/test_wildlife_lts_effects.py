@@ -57,14 +57,15 @@ def over_seeds(name: str, seeds: int, points: Sequence[int], **values: Any) -> d
     return means
 
 
-@pytest.mark.parametrize(("features", "seeds"), [("tfidf", 10), ("embeddings", 5)])
-def test_check_8_rare_questions(features: str, seeds: int) -> None:
+# five seeds of the model's features hardly tell the bandit (55 of 500) from equal shares of the clusters (41)
+@pytest.mark.parametrize(("features", "seeds", "lead"), [("tfidf", 10, 1.2), ("embeddings", 5, 1.0)])
+def test_check_8_rare_questions(features: str, seeds: int, lead: float) -> None:
     """At least twice the relevant rows of random ones; the authors' baseline, with its filter, comes nearer."""
     means = over_seeds(
         f"banking-{features}", seeds, (100, 250, 500), data__train="banking77", data__positive=LOST, features=features
     )
     assert means["bandit"] >= 2 * means["random"]
-    assert means["bandit"] > means["random by cluster"]
+    assert means["bandit"] > lead * means["random by cluster"]
 
 
 def test_the_papers_advertisements() -> None:
