@@ -730,7 +730,7 @@ def test_equal_answers_are_left_out_and_counted(pairs_csv: Path, tmp_path: Path,
     found = made_from(both, strong_model)
     assert found.dropped == {"pairs whose answers are the same": 3}
     assert not [row for row in (*found.train, *found.test) if row.chosen == row.rejected]
-    with pytest.raises(UserError, match="too few pairs"):
+    with pytest.raises(UserError, match=r"too few pairs.* left out: 3 pairs whose answers are the same"):
         made_from(tmp_path / "same.csv", strong_model)
 
 

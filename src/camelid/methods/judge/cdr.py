@@ -194,8 +194,9 @@ def read_pairs(recipe: Recipe) -> Splits:
     test = data.draw_rows(held_out or given, limit, draw)
     train = data.draw_rows(data.leave_out(given, test), values.train_rows, draw) if made else []
     if (values.train or values.test) and not (test and (train or not made)):
+        counts = f"{len(train)} to train on, {len(test)} to score; left out: {forecast.tell_dropped(+dropped)}"
         raise UserError(
-            f"{values.train or values.test} has too few pairs: {len(train)} to train on, {len(test)} to score",
+            f"{values.train or values.test} has too few pairs: {counts}",
             "Give more rows, lower data.test_rows, or name a pair of models (strong, weak).",
         )
     return Splits(train, [], test, dict(+dropped))
