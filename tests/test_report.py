@@ -613,6 +613,7 @@ def test_costs_of_a_resumed_stage_add_up() -> None:
     assert other is not None
     assert other.seconds == 1.0
     assert cost_of_system(costs, "nobody", trained=False) is None
+    assert cost_of_system(costs, "nobody", ["model", "no such stage"], trained=False) == costs["model"]
 
 
 def test_the_learning_curve(tmp_path: Path) -> None:

@@ -609,6 +609,18 @@ def test_the_recipe_runs_two_steps_and_resumes_without_a_model(
     assert list(scores["held_out"]["systems"]) == [cdr.RATIO, *cdr.ALONE]
     assert scores["held_out"]["verdict"]
     assert list(scores["gap"]["systems"]) == ["after 0 steps", "after 1 steps", cdr.LAST]
+    needed = scores["held_out"]["stages"]
+    assert needed[cdr.RATIO] == ["weak", "strong", "scores/test-weak", "scores/test-strong"]
+    assert needed[cdr.SUMMED] == ["strong", "scores/test-strong"]
+    assert needed[cdr.LONGER] == []
+    assert scores["gap"]["stages"]["after 1 steps"] == [
+        "weak",
+        "strong",
+        "scores/test-weak",
+        "scores/test-after-1-steps",
+    ]
+    named = {stage for entry in ("held_out", "gap") for each in scores[entry]["stages"].values() for stage in each}
+    assert named < set(read_manifest(folder)["stages"])
     accuracy = {name: one["accuracy"]["value"] for name, one in scores["variants"]["systems"].items()}
     assert accuracy[cdr.RATIO] + accuracy[cdr.REVERSED] == 1
     assert scores["counts"]["pairs"] == 4

@@ -131,7 +131,7 @@ def _tiles(comparison: scores.Comparison, stage_costs: dict[str, costs.Cost]) ->
         span = f"{show_signed(gap.low)} to {show_signed(gap.high)}"
         tiles.append((show_signed(gap.value), "difference", span))
     tiles.append((show_count(comparison.rows), f"{comparison.split or 'held-out'} rows", ""))
-    cost = costs.cost_of_system(stage_costs, ours, trained=True)
+    cost = costs.cost_of_system(stage_costs, ours, comparison.stages.get(ours, ()), trained=True)
     return [*tiles, (cost.time, "to train and predict", f"peak memory {cost.memory}")] if cost else tiles
 
 

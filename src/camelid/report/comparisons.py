@@ -95,7 +95,7 @@ def tabulate_systems(comparison: Comparison, costs: Mapping[str, Cost]) -> list[
             name == comparison.ours,
             [_pair(comparison.systems[name].metrics[metric]) for metric in names],
             *_against(comparison.against.get(name)),
-            cost_of_system(costs, name, trained=name == comparison.ours),
+            cost_of_system(costs, name, comparison.stages.get(name, ()), trained=name == comparison.ours),
         )
         for name in comparison.ranked()
     ]

@@ -63,13 +63,15 @@ def sum_costs(lines: Iterable[Mapping[str, Any]]) -> dict[str, Cost]:
     return costs
 
 
-def cost_of_system(costs: Mapping[str, Cost], system: str, *, trained: bool) -> Cost | None:
+def cost_of_system(
+    costs: Mapping[str, Cost], system: str, further: Collection[str] = (), *, trained: bool
+) -> Cost | None:
     """What a system's predictions cost with the training of its model; None if unknown.
 
     `trained` says that the run's own model is the system's. Another trained system has its model in a stage of its
-    name.
+    name. `further` are other stages without which the system has no predictions.
     """
-    stages = [f"predictions/{slug(system)}", slug(system), *([MODEL, ADAPTED] if trained else [])]
+    stages = [f"predictions/{slug(system)}", slug(system), *([MODEL, ADAPTED] if trained else []), *further]
     known = [costs[stage] for stage in stages if stage in costs]
     return sum(known, Cost()) if known else None
 

@@ -95,7 +95,7 @@ class Against(BaseModel):
 
 
 class Comparison(BaseModel):
-    """An entry written by `evaluation.evaluate`."""
+    """An entry written by `evaluation.evaluate`; a method may add `stages` of the run that a system's answers need."""
 
     metric: str
     ours: str
@@ -106,6 +106,7 @@ class Comparison(BaseModel):
     classes: list[str] = []
     support: dict[str, int] = {}
     against: dict[str, Against] = {}
+    stages: dict[str, list[str]] = {}
     best_baseline: str | None = None
     verdict: str = ""
     name: str = Field("", description="key of the entry")

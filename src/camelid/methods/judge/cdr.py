@@ -408,8 +408,17 @@ def apply_rule(rule: Rule, row: Preference, strong: Judged, weak: Judged) -> lis
 
 
 def compare(systems: Mapping[str, Any], ours: str) -> dict[str, Any]:
-    """An entry of scores.json; what needs the strong model is not called cheap."""
-    return preferences.compare_preferences(systems, ours, trained=set(systems) - {LONGER})
+    """An entry of scores.json; what needs the strong model is not called cheap, and says which stages it needs."""
+    found = preferences.compare_preferences(systems, ours, trained=set(systems) - {LONGER})
+    return found | {"stages": {name: stages_of(name) for name in systems}}
+
+
+def stages_of(system: str) -> list[str]:
+    """The stages of a run in which the models that a system reads were made and asked."""
+    strong = "strong" if system in (*RULES, LAST) else system  # else as it was after some of its steps
+    read = {SUMMED: [strong], MEAN: [strong], LONGER: []}.get(system, ["weak", strong])
+    made = ["weak" if side == "weak" else "strong" for side in read]
+    return [*made, *(f"scores/test-{slug(side)}" for side in read)]
 
 
 def compare_contexts(
