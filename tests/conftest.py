@@ -60,6 +60,10 @@ ENDINGS = {
 }
 
 
+class Killed(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of the real sets are skipped without them, before a fixture of a whole module could ask for them."""
     if not os.environ.get("CAMELID_DATA"):

@@ -19,12 +19,9 @@ from camelid import models, recipe, runs
 from camelid.errors import UserError
 from camelid.rows import Judged, Labelled, iterate_rows
 from camelid.runs import Run, next_folder, open_run, read_manifest, reopen_run, sha256, slug, write_json
+from conftest import Killed
 
 ROWS = [Labelled("0", "t.csv line 2", "fine \u2028 😀", "glad"), Labelled("1", "t.csv line 3", "well", "cross")]
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
 
 
 def start(folder: Path) -> Any:

@@ -27,7 +27,7 @@ from camelid.reading import tell_answer
 from camelid.recipe import Plan, read_recipe
 from camelid.rows import Judged, Message, Preference, iterate_rows
 from camelid.runs import read_manifest
-from conftest import CHAT_TEMPLATE, make_chat_model, own_rows, write_csv, write_jsonl, write_lower
+from conftest import CHAT_TEMPLATE, Killed, make_chat_model, own_rows, write_csv, write_jsonl, write_lower
 
 GLUED = CHAT_TEMPLATE.replace("'#assistant\n'", "'#assistant '").replace("turn['role'] + '\n'", "turn['role'] + ' '")
 GOLD = ("He has 3 + 4 = <<3+4=7>>7 pens in all.\n#### 7", "A loaf is 2, so five are 2 * 5 = <<2*5=10>>10.\n#### 10")
@@ -675,10 +675,6 @@ def test_a_strong_model_made_by_dpo_prefers_the_chosen_answers(
     assert json.loads((folder / "strong" / "left_out.json").read_text()) == {}
     losses = [json.loads(line) for line in (folder / "strong" / "metrics.jsonl").read_text().splitlines()]
     assert losses[0]["loss"] == pytest.approx(0.693147, abs=1e-3), "before its first step it is its own reference"
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
 
 
 def test_a_killed_run_goes_on_to_the_same_scores(

@@ -19,6 +19,7 @@ from camelid.belief_propagation import propagate
 from camelid.errors import UserError
 from camelid.methods.classify import llp_bp as method
 from camelid.rows import Bag, iterate_rows
+from conftest import Killed
 
 FACTORS = ("pairwise", "cardinality")
 Edges = list[tuple[int, int, float]]
@@ -293,10 +294,6 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
     assert (folder / "scores.json").read_bytes() == before
     again = methods.run("llp-bp", values, out=tmp_path / "again")
     assert (again / "scores.json").read_bytes() == before, "equal seeds, equal scores"
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
 
 
 @pytest.mark.parametrize(("place", "calls"), [("propagate", 1), ("share_loss", 0), ("share_loss", 7), ("predict", 1)])

@@ -33,7 +33,7 @@ from camelid.methods.classify import oral_history as method
 from camelid.methods.classify.oral_history import Configuration, Study
 from camelid.parsing import parse_label, read_reply
 from camelid.rows import Annotated, Judged, Predicted, iterate_rows
-from conftest import Camelid, own_rows, write_csv, write_jsonl
+from conftest import Camelid, Killed, own_rows, write_csv, write_jsonl
 
 REMOTE = {
     "engine.kind": "remote",
@@ -635,10 +635,6 @@ def archive_rows(count: int = 10) -> list[dict[str, str]]:
     """So many, of which every third is of another kind; a short row is the sixth of the file, an empty one its last."""
     texts = [f"sentence number {n} about the camp" if n % 3 else f"I was born in {1900 + n}, {n}" for n in range(count)]
     return [{"text": text, "narrator": "Someone"} for text in [*texts[:5], "too short", *texts[5:], " "]]
-
-
-class Killed(BaseException):
-    pass
 
 
 def test_check_6_a_killed_archive_run_goes_on(

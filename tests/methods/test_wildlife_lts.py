@@ -23,7 +23,7 @@ from camelid.labellers import tell_known
 from camelid.methods.classify import wildlife_lts as method
 from camelid.methods.classify.wildlife_lts import State, Study
 from camelid.rows import Judged, Member, iterate_rows
-from conftest import own_rows, write_jsonl
+from conftest import Killed, own_rows, write_jsonl
 
 BY_CLUSTER = partial(method.draw_without_bandit, draw_by_cluster)
 RANDOM = partial(method.draw_without_bandit, draw_random)
@@ -333,10 +333,6 @@ def test_an_outage_ends_the_run_and_a_resumed_one_goes_on(tmp_path: Path, monkey
     rounds = json.loads((tmp_path / "run" / "scores.json").read_text())["rounds bandit"]
     assert rounds["outcomes"] == {"value": 32}
     assert dying.answered == 32
-
-
-class Killed(BaseException):
-    """Stands for kill -9: nothing catches it."""
 
 
 @pytest.mark.parametrize("after", [3, 21])

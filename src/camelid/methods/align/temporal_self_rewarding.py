@@ -493,7 +493,9 @@ def answer(recipe: Recipe, run: Run, parts: Parts, step: Step, role: str, model:
     # other noise for each role, or a model little changed would write the same texts again
     seed = recipe.plan.seed + len(ROLES) * step.number + ROLES.index(role)
     place = f"{step.place}/{{}}-{role}"
-    return draw_and_judge(run, place, step.rows, role, parts, model, step.model, recipe.answers, seed)
+    return draw_and_judge(
+        run, place, step.rows, parts, role=role, model=model, judge=step.model, count=recipe.answers, seed=seed
+    )
 
 
 def tune(recipe: Recipe, run: Run, step: Step, name: str, pairs: Sequence[Graded]) -> Tuned:
@@ -587,7 +589,9 @@ def compare(
 
     def mean_scores(model: Path) -> list[float | None]:
         place = f"held-out/{slug(str(model.relative_to(run.folder)))}-{{}}"
-        found = draw_and_judge(run, place, test, "", parts, model, start, recipe.test_answers, recipe.plan.seed)
+        found = draw_and_judge(
+            run, place, test, parts, model=model, judge=start, count=recipe.test_answers, seed=recipe.plan.seed
+        )
         return [fmean(one.scores) if one.scores else None for one in found.scored]
 
     by_model = {
