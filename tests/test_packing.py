@@ -16,6 +16,7 @@ from camelid.labelling import freeze_states, over_epochs
 from camelid.objectives import cross_entropy
 from camelid.reading import Reading
 from camelid.recipe import Plan
+from camelid.surgery import attention as surgery
 from camelid.surgery.packing import pack_rows
 
 ROWS = [
@@ -82,3 +83,26 @@ def test_a_packed_row_does_not_read_its_neighbour(tiny_model: Path) -> None:
         before, after = (run_trunk(model.trunk, model.sight, collate_rows(rows, 0)) for rows in (ROWS, other))
     assert not torch.allclose(before[0, :5], after[0, :5])
     torch.testing.assert_close(before[1:], after[1:], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_a_model_in_training_attends_row_by_row(
+    tiny_model: Path, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And by the mask where it attends by another function than ours; the states are the same."""
+    lengths: list[int] = []
+    attend = surgery.sdpa_attention_forward
+
+    def seen(module: object, query_BHTD: torch.Tensor, *rest: object, **options: object) -> object:
+        lengths.append(query_BHTD.shape[2])
+        return attend(module, query_BHTD, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(surgery, "sdpa_attention_forward", seen)
+    model = model_of(tiny_model, attention, pack_tokens=8)
+    batch = collate_rows(ROWS, 0)
+    states = run_trunk(model.trunk, model.sight, batch)
+    layers = model.trunk.config.num_hidden_layers
+    assert lengths == [7, 1, 5, 3, 2, 6] * layers, "rows in the order of the lines, and the empty end of the last"
+    model.trunk.set_attn_implementation("sdpa")
+    torch.testing.assert_close(run_trunk(model.trunk, model.sight, batch), states, atol=1e-5, rtol=1e-4)
+    assert len(lengths) == 6 * layers

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from camelid.batches import Batch
+from camelid.surgery.attention import read_runs
 from camelid.surgery.attention_mask import Attention, branch_mask, build_mask
 from camelid.surgery.depth import run_layers
 from camelid.surgery.packing import pack_rows
@@ -269,7 +270,8 @@ def run_trunk(trunk: Any, sight: Sight, batch: Batch) -> Tensor:
                 mask = branch_mask(batch.branch_BT)
             else:
                 mask = packing.mask(attention) if packing else build_mask(mask_BT, attention)
-            states = run_layers(trunk, max(first, batch.first_layer), last, ids, states, mask, position)
+            reading = read_runs(trunk, packing.runs, attention) if packing else {}
+            states = run_layers(trunk, max(first, batch.first_layer), last, ids, states, mask, position, **reading)
     assert states is not None
     return packing.lift(states) if packing else states
 

@@ -114,7 +114,7 @@ class Plan(Values):
         description="adapters only in this layer and above (half, two-thirds: of the layers); lower ones stay frozen",
     )
     pack_tokens: int = Field(
-        default=0, ge=0, description="lay short rows behind each other in lines of this many tokens (0: pad them)"
+        default=0, ge=0, description="lay rows behind each other in lines of this many tokens (0: pad them)"
     )
     gradient_checkpointing: bool = Field(
         default=False, description="compute activations again in the backward pass: less memory, a third more time"

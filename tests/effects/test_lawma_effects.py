@@ -1,4 +1,4 @@
-"""The real experiments of lawma on the embedded 135M model: six tasks at once, few rows, one task, unseen tasks.
+"""The real experiments of lawma on the embedded 135M model: six tasks at once, few rows, each task alone, unseen tasks.
 
 Figures are written into the page before anything is asserted, so that one that falls short stands there as it is.
 """
@@ -36,7 +36,7 @@ def scale(name: str) -> dict[str, Any]:
 
 
 def run_six() -> dict[str, Any]:
-    """Check 6: joint, zero-shot, n = 10, one task alone, LegalBench; seed 0, 120 rows of each task."""
+    """Check 6: joint, zero-shot, n = 10, each task alone, LegalBench; seed 0, 120 rows of each task."""
     return run_or_resume(METHOD, SIX, compare=True, **scale("six"))
 
 
@@ -62,7 +62,7 @@ def task_table(tasks: dict[str, Any]) -> str:
 
 
 def few_table(scores: dict[str, Any]) -> str:
-    """Mean task accuracy by training rows a task, and the task that was trained alone."""
+    """Mean task accuracy by training rows a task, and the tasks that were trained alone."""
     lines = ["| training rows a task | mean task accuracy |", "|---|---|"]
     lines += [f"| {count:g} | {value:.3f} |" for count, value in scores["curves"]["lines"][OURS]]
     lines += ["", "| task alone | mean task accuracy | joint model | alone minus joint |", "|---|---|---|---|"]
@@ -111,10 +111,23 @@ def test_check_6_ten_rows_a_task() -> None:
     assert reached[10] + 0.05 < reached[120]
 
 
-@pytest.mark.xfail(reason="the model of one task is better than the joint one: 0.483 against 0.342", strict=True)
-def test_check_6_one_task_alone() -> None:
+BETTER_ALONE = pytest.mark.xfail(reason="the model of this task alone is better than the joint one", strict=True)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param("emotion", marks=BETTER_ALONE),
+        "stance-feminist",
+        "topic",
+        "sentiment",
+        "intent",
+        "review",
+    ],
+)
+def test_check_6_one_task_alone(task: str) -> None:
     """Expected: the joint model no worse than the one for a single task."""
-    alone = run_six()["single emotion"]["against"][OURS]["difference"]
+    alone = run_six()[f"single {task}"]["against"][OURS]["difference"]
     assert alone["value"] < CARD, "alone minus joint"
 
 

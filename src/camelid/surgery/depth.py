@@ -34,13 +34,14 @@ def run_layers(
     states_BTD: Tensor | None,
     mask: Tensor | None,
     position_BT: Tensor | None = None,
+    **reading: Any,
 ) -> Tensor:
     """States behind layers first..last-1: from `states_BTD` that enter layer `first`, or from token ids where None.
 
-    Behind the last layer they have passed the final norm.
+    Behind the last layer they have passed the final norm. `reading` is handed to the attention function.
     """
     inputs = {"input_ids": ids_BT} if states_BTD is None else {"inputs_embeds": states_BTD}
-    options: dict[str, Any] = {"attention_mask": mask, "position_ids": position_BT, "use_cache": False}
+    options: dict[str, Any] = {"attention_mask": mask, "position_ids": position_BT, "use_cache": False, **reading}
     if (first, last) == (0, trunk.config.num_hidden_layers):
         return trunk(**inputs, **options).last_hidden_state
     with only_layers(trunk, first, last):

@@ -15,7 +15,8 @@ class Packing:
     """Where the N text tokens of a padded batch stand in L lines of S places.
 
     `is_text_BT` picks the tokens in the order of the rows; `line_N, place_N` say where each goes, `row_LS` which row a
-    place belongs to (-1: none), `position_LS` its position within that row.
+    place belongs to (-1: none), `position_LS` its position within that row. `runs` are the lengths of the rows, and of
+    the empty places behind them, as they follow each other through all lines.
     """
 
     is_text_BT: Tensor
@@ -23,6 +24,7 @@ class Packing:
     place_N: Tensor
     row_LS: Tensor
     position_LS: Tensor
+    runs: tuple[int, ...]
 
     def lay(self, values_BTX: Tensor) -> Tensor:
         """values_LSX: ids or states in lines, zero where there is none."""
@@ -49,13 +51,16 @@ def pack_rows(mask_BT: Tensor, tokens: int) -> Packing:
     lengths = is_text_BT.sum(dim=1).tolist()
     capacity = max(tokens, *lengths)
     free: list[int] = []
+    lines: list[list[int]] = []
     start_by_row = [(0, 0)] * len(lengths)
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         line = next((number for number, room in enumerate(free) if room >= lengths[row]), len(free))
         if line == len(free):
             free.append(capacity)
+            lines.append([])
         start_by_row[row] = (line, capacity - free[line])
         free[line] -= lengths[row]
+        lines[line].append(lengths[row])
     width = capacity - min(free)
     where = mask_BT.device
     line_N = torch.tensor([line for (line, _), n in zip(start_by_row, lengths) for _ in range(n)], device=where)
@@ -66,4 +71,5 @@ def pack_rows(mask_BT: Tensor, tokens: int) -> Packing:
     position_LS = torch.zeros(len(free), width, dtype=torch.long, device=where)
     row_LS[line_N, start_N + position_N] = row_N
     position_LS[line_N, start_N + position_N] = position_N
-    return Packing(is_text_BT, line_N, start_N + position_N, row_LS, position_LS)
+    runs = tuple(run for line in lines for run in (*line, width - sum(line)) if run)
+    return Packing(is_text_BT, line_N, start_N + position_N, row_LS, position_LS, runs)

@@ -23,8 +23,8 @@ documents x with the right answers Y_tx of some tasks.
 
 Differs from the paper in:
  - Low-rank adapters at 7e-4 for 135M parameters, where the paper trains 8B and 70B whole at 2e-6 (`--scale paper`).
- - Steps take rows of any task and length, their micro-batches rows of similar length. The paper packs 8k tokens, and
-   rows in a pack read each other.
+ - Steps take rows of any task and length, laid behind each other (`plan.pack_tokens`); each reads itself only. The
+   paper packs 8k tokens, and rows in a pack read each other.
  - Pairs of capitals where K > 26; the reference takes Chinese characters, of which small vocabularies have few.
  - The drawn answer changes from pass to pass (the reference: drawn once).
  - The decay ends at zero (paper: at 10 % of the rate), and early stopping looks at epochs (paper: at tenths of one).
