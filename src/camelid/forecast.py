@@ -172,7 +172,8 @@ def tell_cost(base: Any, plan: Plan, lengths: dict[str, list[int]], trainings: i
     minutes = count_minutes(trainings * work, precision)
     size = 4 if precision == "float32" or plan.tuning == "full" else 2
     longest = sorted(lengths["train"])[-plan.batch_rows :]
-    held = max(longest) * -(-len(longest) // plan.accumulate)
+    rows = -(-len(longest) // plan.accumulate)
+    held = sum(longest[-rows:]) if plan.pack_tokens else max(longest) * rows
     activations = held * layers * adapted * (14 * base.config.hidden_size + 5 * _width(base.config)) * 4
     optimiser = 12 * weights if plan.tuning == "full" else 0
     memory = LIBRARIES_MB + ((weights + embedding) * size + activations + optimiser) / 2**20
