@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from camelid import methods
+from camelid.recipe import read_recipe
 from camelid.runs import slug
 
 ROOT = Path(__file__).parents[2]
@@ -21,12 +22,19 @@ SEEDS = 3
 
 
 def run_or_resume(method: str, name: str, **values: Any) -> dict[str, Any]:
-    """scores.json of the run `name` with these recipe fields ("__" for the dot); a run that is there is continued."""
+    """scores.json of the run `name` with these recipe fields ("__" for the dot); a run that is there is continued.
+
+    It must be of the same values: figures of others would stand in the docs as if they were of these.
+    """
     folder = RUNS / name
+    fields = {field.replace("__", "."): value for field, value in values.items()}
     if (folder / "manifest.json").exists():
+        recipe = methods.resolve(method, fields)
+        kept = read_recipe(type(recipe), folder / "recipe.toml")
+        assert kept == recipe, f"{folder} is a run of other values: move it away"
         methods.resume(folder)
     else:
-        methods.run(method, {field.replace("__", "."): value for field, value in values.items()}, out=folder)
+        methods.run(method, fields, out=folder)
     return json.loads((folder / "scores.json").read_text())
 
 
