@@ -307,7 +307,10 @@ def answer_all(
 ) -> list[Explained]:
     """A student's answers to the held-out rows, kept chunk by chunk."""
     engine = cache(lambda: engines.open_engine(local_engine(recipe), recipe.model, folder))
-    give: Callable[[Any], list[Explained]] = lambda some: answer(recipe, engine(), classes, some, reasons=name == OURS)  # noqa: E731
+
+    def give(some: Sequence[Labelled]) -> list[Explained]:
+        return answer(recipe, engine(), classes, some, reasons=name == OURS)
+
     return run.map_rows(f"predictions/{slug(name)}", rows, give)
 
 
@@ -318,10 +321,15 @@ def answer(
     prompts = prompts_of(recipe, engine.tokenizer, classes, rows)
     prompt_by_id = dict(zip([row.id for row in rows], prompts, strict=True))
     replies = sample_votes(
-        engine, rows, lambda row: prompt_by_id[row.id], parse_marked(recipe.marker, classes),
-        sampling=sampling_of(recipe, engine.tokenizer, classes, reasons=reasons), samples=recipe.votes,
-        seed=recipe.plan.seed, what="",
-    )  # fmt: skip
+        engine,
+        rows,
+        lambda row: prompt_by_id[row.id],
+        parse_marked(recipe.marker, classes),
+        sampling=sampling_of(recipe, engine.tokenizer, classes, reasons=reasons),
+        samples=recipe.votes,
+        seed=recipe.plan.seed,
+        what="",
+    )
     fronts = [one_line(text_before(recipe.marker, one.reply)) if reasons else "" for one in replies]
     wanting = [
         place
