@@ -117,7 +117,7 @@ class Recipe(recipe.Recipe):
     learn_from: Literal["accepted", "batch"] = Field(
         default="accepted", description="train on all accepted rows too, or the last batch only (paper)"
     )
-    balance: bool = Field(default=True, description="active_learning.undersample negatives to two a positive")
+    balance: bool = Field(default=True, description="undersample negatives to two a positive")
     classifier: Literal["logistic", "label-supervision"] = Field(
         default="logistic", description="f: logistic regression on the features, or label supervision by [plan]"
     )
