@@ -74,6 +74,8 @@ def test_show_has_every_field_with_value_and_help(camelid: Camelid) -> None:
     rate = methods.resolve("ls-llama").plan.learning_rate
     assert f"  plan.learning_rate = {rate}\n      peak learning rate of AdamW\n" in shown.output
     assert "  data.train = 'crowd-tweets'\n" in shown.output
+    assert "  plan.tuning = 'lora'\n" in shown.output
+    assert '\n      one of "lora", "full"\n' in shown.output
     found = re.findall(r"^  ([a-z_.]+) = ", shown.output, re.MULTILINE)
     assert sorted(found) == sorted(name for name, _, _ in cli._fields(methods.resolve("ls-llama")))
 

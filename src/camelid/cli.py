@@ -72,8 +72,10 @@ def show(method: Method) -> None:
     recipe = methods.resolve(method)
     say(escape((module.__doc__ or "").strip()))
     say("\n[bold]Recipe[/] (set any with --set NAME=VALUE)\n")
-    for name, value, text in _fields(recipe):
-        say(f"  [cyan]{name}[/] = {escape(repr(value))}\n      {escape(text)}")
+    for name, value, lines in _fields(recipe):
+        say(f"  [cyan]{name}[/] = {escape(repr(value))}")
+        for line in lines:
+            say(f"      {escape(line)}")
 
 
 @app.command()
@@ -313,13 +315,16 @@ def _field(name: str, fields: list[str]) -> str:
     return ends[0] if len(ends) == 1 else name
 
 
-def _fields(recipe: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """(dotted name, value, help) of every field."""
+def _fields(recipe: Any, prefix: str = "") -> list[tuple[str, Any, list[str]]]:
+    """(dotted name, value, lines of help) of every field."""
+    from camelid.recipe import tell_choices
+
     found = []
     for name, field in type(recipe).model_fields.items():
         value = getattr(recipe, name)
         if hasattr(type(value), "model_fields"):
             found += _fields(value, f"{prefix}{name}.")
         else:
-            found.append((prefix + name, value, field.description or ""))
+            lines = [line for line in (field.description or "", tell_choices(field)) if line]
+            found.append((prefix + name, value, lines))
     return found

@@ -297,19 +297,23 @@ def _commented(table: BaseModel, name: str) -> str:
 def _explain(field: Any, value: Any) -> list[str]:
     """Comment lines of a field: its help, its choices where they are few, its default where that is not `value`."""
     default = field.get_default(call_default_factory=True)
-    kinds = [field.annotation, *get_args(field.annotation)]
-    facts = []
-    if choices := [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]:
-        count = "one" if get_origin(field.annotation) is Literal else "any"
-        facts.append(f"{count} of {', '.join(_inline(choice) for choice in choices)}")
+    facts = [choices] if (choices := tell_choices(field)) else []
     if default is not PydanticUndefined and default != value:
         facts.append(f"default: {'none' if default is None else _inline(to_jsonable_python(default))}")
     lines = [*_comment(field.description or ""), *_comment("; ".join(facts))]
-    tables = [kind for kind in kinds[1:] if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    tables = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     for table in tables:
         for name, inner in table.model_fields.items():
             lines += _comment(f"- {name}: {inner.description or ''}")
     return lines
+
+
+def tell_choices(field: Any) -> str:
+    """The values a field of a recipe may have, where they are few ('one of "lora", "full"'); else nothing."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    choices = [_inline(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    count = "one" if get_origin(field.annotation) is Literal else "any"
+    return f"{count} of {', '.join(choices)}" if choices else ""
 
 
 def _comment(text: str) -> list[str]:
