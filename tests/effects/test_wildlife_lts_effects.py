@@ -27,6 +27,13 @@ def at_most(trace: Trace, labels: int, what: str) -> float:
     return float(next(line for line in reversed(trace) if line["labels"] <= labels)[what])
 
 
+def rows_found(counts: Sequence[float], sign: str = "") -> str:
+    """Mean over seeds with its 95 % t-interval, in rows."""
+    interval = aggregate_seeds(counts)
+    value, low, high = (f"{number:{sign}.1f}" for number in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
+
+
 def over_seeds(name: str, seeds: int, points: Sequence[int], **values: Any) -> dict[str, float]:
     """Mean relevant rows that each strategy found at the last of the `points`; the table of all goes into the docs."""
     values |= {"price": PRICE, **NOISE}
@@ -40,32 +47,32 @@ def over_seeds(name: str, seeds: int, points: Sequence[int], **values: Any) -> d
         loop = {"reward": "gain", "learn_from": "batch"}
         scores = run_or_resume(METHOD, theirs[seed], plan__seed=seed, **loop, **values)
         traces[PUBLISHED].append(scores["rounds bandit"]["trace"])
-    head = ["strategy", f"relevant found for {points[-1] * PRICE:.2f}", *(f"F1 for {at * PRICE:.2f}" for at in points)]
+    head = ["strategy", f"relevant found for {points[-1] * PRICE:.2f}", "bandit minus it"]
+    head += [f"F1 for {at * PRICE:.2f}" for at in points]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    means = {}
+    found = {
+        strategy: [at_most(trace, points[-1], "truly relevant") for trace in runs] for strategy, runs in traces.items()
+    }
     for strategy, runs in traces.items():
-        found = [at_most(trace, points[-1], "truly relevant") for trace in runs]
-        means[strategy] = float(np.mean(found))
-        interval = aggregate_seeds(found)
-        cells = [strategy, f"{interval.value:.1f} [{interval.low:.1f}, {interval.high:.1f}]"]
+        lead = np.subtract(found["bandit"], found[strategy]).tolist()  # seed by seed
+        cells = [strategy, rows_found(found[strategy]), rows_found(lead, "+") if strategy != "bandit" else ""]
         for point in points:
             cells.append(span(aggregate_seeds([at_most(trace, point, "F1 on test") for trace in runs]).as_dict()))
         lines.append(f"| {' | '.join(cells)} |")
     footer = f"A label costs {PRICE:.2f}; means over seeds 0 to {seeds - 1} with 95 % t-intervals."
     commands = [command_of(ours[0]), command_of(theirs[0])]
     write_figures(METHOD, name, "\n".join([*lines, "", footer, "", "```sh", *commands, "```"]))
-    return means
+    return {strategy: float(np.mean(each)) for strategy, each in found.items()}
 
 
-# ten seeds of the model's features hardly tell the bandit (55 of 500) from equal shares of the clusters (41)
-@pytest.mark.parametrize(("features", "seeds", "lead"), [("tfidf", 10, 1.2), ("embeddings", 10, 1.0)])
-def test_check_8_rare_questions(features: str, seeds: int, lead: float) -> None:
+@pytest.mark.parametrize("features", ["tfidf", "embeddings"])
+def test_check_8_rare_questions(features: str) -> None:
     """At least twice the relevant rows of random ones; the authors' baseline, with its filter, comes nearer."""
     means = over_seeds(
-        f"banking-{features}", seeds, (100, 250, 500), data__train="banking77", data__positive=LOST, features=features
+        f"banking-{features}", 10, (100, 250, 500), data__train="banking77", data__positive=LOST, features=features
     )
     assert means["bandit"] >= 2 * means["random"]
-    assert means["bandit"] > lead * means["random by cluster"]
+    assert means["bandit"] > 1.2 * means["random by cluster"]
 
 
 def test_the_papers_advertisements() -> None:
