@@ -704,8 +704,8 @@ def test_a_run_with_everything_and_its_resumption(model: Path, tmp_path: Path) -
     """Tasks of one's own of every kind, one held out; few rows, one task, comparison, report, prediction, resume."""
     write_cases(tmp_path)
     values = options(
-        model, write_tasks(tmp_path, FOUR), compare=True, curve=[4], curve_epochs=3, singles=["colour"], start="joint",
-        **{"data.hold_out": ["mo*"], "plan.learning_rate": 1e-3},
+        model, write_tasks(tmp_path, FOUR), compare=True, curve=[4], curve_epochs=3, singles=["colour", "also"],
+        start="joint", **{"data.hold_out": ["mo*"], "plan.learning_rate": 1e-3},
     )  # fmt: skip
     folder = methods.run("lawma", values, out=tmp_path / "run")
     scores = json.loads((folder / "scores.json").read_text())
@@ -717,6 +717,15 @@ def test_a_run_with_everything_and_its_resumption(model: Path, tmp_path: Path) -
     assert scores["unseen"]["split"] == "unseen"
     assert [point[0] for point in scores["curves"]["lines"]["joint fine-tuning"][:2]] == [0, 4]
     assert set(scores["single colour"]["systems"]) == {"single-task fine-tuning colour", "joint fine-tuning"}
+    joint, alone = "joint fine-tuning", "single-task fine-tuning"
+    reached = lambda entry, system: entry["systems"][system]["mean_task_accuracy"]["value"]  # noqa: E731
+    together = scores["singles"]
+    for system, name_of in ((joint, lambda _: joint), (alone, lambda task: f"{alone} {task}")):
+        each = [reached(scores[f"single {task}"], name_of(task)) for task in ("colour", "also")]
+        assert reached(together, system) == pytest.approx(sum(each) / 2), "each task counts as much"
+    lead = together["against"][alone]["difference"]["value"]
+    assert lead == pytest.approx(reached(together, joint) - reached(together, alone)), "joint minus alone"
+    assert together["stages"] == {alone: ["model", "single/colour", "single/also"]}, "both begin at the joint one"
     trained = [json.loads(line)["task"] for line in (folder / "train.jsonl").read_text().splitlines()]
     assert "mood" not in trained
     assert losses_of(folder / "model") == -(-len(trained) // 8)

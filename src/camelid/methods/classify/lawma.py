@@ -39,7 +39,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -179,8 +179,8 @@ def run(recipe: Recipe, run: Run) -> None:
         generalise(study, run, joint, unseen)
     if recipe.curve:
         draw_curve(study, run, rows, systems)
-    for name in recipe.singles:
-        specialise(study, run, joint, name, rows)
+    if recipe.singles:
+        specialise(study, run, joint, rows, systems[OURS])
 
 
 def study_of(recipe: Recipe, tasks: dict[str, Task], base: str | None = None) -> Study:
@@ -402,18 +402,30 @@ def draw_curve(
     run.scores("curves", lambda: {"x": "training rows a task", "y": "mean task accuracy", "lines": {OURS: line}})
 
 
-def specialise(study: Study, run: Run, joint: Path, name: str, rows: Mapping[str, Sequence[Asked]]) -> None:
-    """One task by itself, from the base or from the joint model, against the joint model on the same rows."""
-    system = f"{SINGLE} {name}"
-    own = {role: [row for row in rows[role] if row.task == name] for role in rows}
-    start = joint if study.recipe.start == "joint" else None
-    model = tune(study, run, f"single/{slug(name)}", own["train"], own["dev"], study.recipe.plan, start)
-    known = {one.id: one for one in answer(study, run, OURS, joint, rows["test"])}
-    systems = {
-        system: answer(study, run, system, model, own["test"]),
-        OURS: [known[row.id] for row in own["test"]],
-    }
-    run.scores(f"single {name}", lambda: score_systems(systems, scorables(study, run, own["test"]), system, "test"))
+def specialise(
+    study: Study, run: Run, joint: Path, rows: Mapping[str, Sequence[Asked]], known: Sequence[Predicted]
+) -> None:
+    """Each task of `singles` by itself, from the base or from the joint model, beside what the joint one said (`known`)
+    of the same test rows; then all of them together."""
+    values, alone = study.recipe, dict[str, Predicted]()
+    start = joint if values.start == "joint" else None
+    joint_by_id = {one.id: one for one in known}
+    stages = {name: [*(["model"] if start else []), f"single/{slug(name)}"] for name in values.singles}
+
+    def contrast(system: str, names: Sequence[str]) -> dict[str, Any]:
+        asked = [row for row in rows["test"] if row.task in names]
+        systems = {OURS: [joint_by_id[row.id] for row in asked], system: [alone[row.id] for row in asked]}
+        found = score_systems(systems, scorables(study, run, asked), OURS, "test")
+        return found | {"stages": {system: list(dict.fromkeys(stage for name in names for stage in stages[name]))}}
+
+    for name in values.singles:
+        own = {role: [row for row in rows[role] if row.task == name] for role in rows}
+        model = tune(study, run, f"single/{slug(name)}", own["train"], own["dev"], values.plan, start)
+        system = f"{SINGLE} {name}"
+        alone |= {one.id: one for one in answer(study, run, system, model, own["test"])}
+        run.scores(f"single {name}", partial(contrast, system, [name]))
+    if len(values.singles) > 1:
+        run.scores("singles", lambda: contrast(SINGLE, values.singles))
 
 
 # What is checked and told before
