@@ -570,7 +570,7 @@ def test_the_recipe_on_the_command_line(chat_model: Path, prompts: Path, tmp_pat
     page = (tmp_path / "run" / "report.html").read_text()
     for words in (
         "temporal self-rewarding",
-        "mean score of held-out answers for what was spent",
+        "Mean score of held-out answers by answers drawn and judged",
         "How gaps are spread",
     ):
         assert words in page, words

@@ -73,7 +73,7 @@ def draw_costs(x: str, y: str, lines: Mapping[str, Points]) -> CostCurves | None
     ends = ", ".join(f"{name} {points[-1][1]:.3f}" for name, points in known.items())
     names = [(name, style, show_score(known[name][-1][1])) for name, style in zip(known, STYLES)]
     panel = draw_panel(drawn, across, up, f"{y} by {x}, at the end: {ends}")
-    return CostCurves(f"{y} for what was spent", panel, names, draw_ticks(across, f"axis: {x}"), x)
+    return CostCurves(f"{y[:1].upper()}{y[1:]} by {x}", panel, names, draw_ticks(across, f"axis: {x}"), x)
 
 
 def smooth(values: Sequence[float], span: float) -> list[float]:
