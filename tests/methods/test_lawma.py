@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -698,6 +699,29 @@ def test_what_a_single_task_starts_from(model: Path, tmp_path: Path) -> None:
         line = (folder / "single" / "colour" / "metrics.jsonl").read_text().splitlines()[0]
         first[start] = json.loads(line)["loss"]
     assert first["joint"] < first["base"] - 1
+
+
+def test_a_task_alone_is_scored_by_its_own_answers(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models of one task that are always right lead over a joint one that is always wrong, by one."""
+    write_cases(tmp_path)
+    answer = lawma.answer
+
+    def told(study: Any, run: Any, system: str, *arguments: Any) -> list[Predicted]:
+        found = answer(study, run, system, *arguments)
+        if system.startswith(lawma.SINGLE):
+            return [replace(one, predicted=one.gold) for one in found]
+        return [replace(one, predicted=next((c for c in one.probabilities if c != one.gold), "0")) for one in found]
+
+    monkeypatch.setattr(lawma, "answer", told)
+    values = options(model, write_tasks(tmp_path, FOUR), singles=["colour", "also"], **{"plan.epochs": 1})
+    folder = methods.run("lawma", values, out=tmp_path / "run")
+    scores = json.loads((folder / "scores.json").read_text())
+    for entry, system in (("single colour", "single-task fine-tuning colour"), ("singles", "single-task fine-tuning")):
+        found = scores[entry]
+        assert found["systems"][system]["mean_task_accuracy"]["value"] == 1
+        assert found["against"][system]["difference"]["value"] == -1, "joint minus alone"
 
 
 def test_a_run_with_everything_and_its_resumption(model: Path, tmp_path: Path) -> None:
