@@ -115,13 +115,16 @@ def test_positions_go_on_behind_a_cache(lm: Any) -> None:
 
 
 def test_attention_and_part_layers_can_be_edited(lm: Any) -> None:
-    """A layer that gives a tuple: ablating all attention leaves each token's states to itself."""
+    """A layer that gives a tuple: ablating all attention leaves each token's states to itself.
+
+    To 1e-5: where a token stands in a product of matrices changes its last bits on some processors.
+    """
     ablated = {f"layers.{number}.self_attn": lambda h, *_: h * 0 for number in range(lm.config.num_hidden_layers)}
     trunk = lm.get_decoder()
     with torch.no_grad(), edit_layers(trunk, ablated):
         states = trunk(torch.tensor([[5, 6, 7], [6, 6, 6]])).last_hidden_state
-    assert torch.equal(states[0, 1], states[1, 0])
-    assert torch.equal(states[1, 0], states[1, 2])
+    assert torch.allclose(states[0, 1], states[1, 0], atol=1e-5)
+    assert torch.allclose(states[1, 0], states[1, 2], atol=1e-5)
 
 
 def test_what_edits_are_refused(lm: Any, tokenizer: Any) -> None:
