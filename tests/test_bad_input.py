@@ -297,6 +297,11 @@ def test_a_wrong_value_of_an_option(refused: Refused, tweets_csv: Path) -> None:
     assert "camelid show" in fix
 
 
+def test_one_value_where_several_may_be(refused: Refused, tweets_csv: Path) -> None:
+    [(what, _)] = refused("--data", tweets_csv, "--set", "plan.lora_targets=q_proj")
+    assert what == """command line: plan.lora_targets = 'q_proj': input should be a list: ["one", "two"]"""
+
+
 @pytest.mark.parametrize("name", ["ls-lama", "LS-LLaMA2"])
 def test_an_unknown_method(refused: Refused, name: str) -> None:
     assert refused(method=name) == [

@@ -167,6 +167,7 @@ class Recipe(Values):
 
 
 R = TypeVar("R", bound=BaseModel)
+LIST = 'input should be a list: ["one", "two"]'  # pydantic speaks of a tuple, which no recipe can hold
 
 
 def read_recipe(
@@ -404,7 +405,8 @@ def _problem(details: Sequence[Any], dotted: str, known: Sequence[str], place: s
         near = near or [leaf[name] for name in difflib.get_close_matches(dotted.rsplit(".", 1)[-1], list(leaf), n=1)]
         fix = f"Did you mean {near[0]}?" if near else f"The fields are: {', '.join(known)}."
         return UserError(f"{place}: unknown field {dotted}", fix)
-    message = "; or ".join(detail["msg"][0].lower() + detail["msg"][1:] for detail in details)
+    said = [LIST if detail["type"] == "tuple_type" else detail["msg"] for detail in details]
+    message = "; or ".join(text[0].lower() + text[1:] for text in said)
     return UserError(
         f"{place}: {dotted} = {details[0]['input']!r}: {message}", "camelid show <method> explains each field."
     )

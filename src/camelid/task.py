@@ -65,11 +65,18 @@ class Entry(Values):
     leave_out: tuple[str, ...] = Field(default=(), description="names of tasks to leave out; * stands for anything")
 
 
+def built_in() -> list[str]:
+    """Names of the tasks that come with camelid."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
 class TaskData(Values):
     """Where tasks and their rows come from."""
 
     train: str = Field(
-        default="", description="tasks file (.toml), built-in tasks, a named set, or a table with a column of tasks"
+        default="",
+        description=f"tasks file (.toml), built-in tasks ({', '.join(built_in())}), a named set, or a table with a "
+        "column of tasks",
     )
     unseen: str = Field(default="", description="tasks that are only tested, as train; none of them is trained on")
     hold_out: tuple[str, ...] = Field(
@@ -254,11 +261,6 @@ def deal_documents(documents: Sequence[str], sides: dict[str, str], shares: Mapp
 
 
 # Reading
-
-
-def built_in() -> list[str]:
-    """Names of the tasks that come with camelid."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
 def read_entries(values: TaskData, source: str) -> dict[str, Entry]:
